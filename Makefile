@@ -1,0 +1,38 @@
+# What a person types, and CI too. Each verb sets up what it needs first; nothing is done by hand.
+# Arguments go through ARGS:  make test ARGS="tests/unit -x"   make demo ARGS="--help"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test check bench sync
+ARGS ?=
+BIN := .venv/bin
+# pyright's wrapper would ask the network whether there is a newer one.
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):[^#]*## */\1	/p' Makefile | while IFS='	' read -r verb text; do printf '  make %-7s %s\n' "$$verb" "$$text"; done
+
+setup:  ## make .venv (or bring it up to date)
+	@tools/setup
+
+setup-dev:
+	@tools/setup dev
+
+demo: setup  ## see it work: half a million records through a server that is killed on the way
+	@$(BIN)/streamlayer demo $(ARGS)
+
+test: setup  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup-dev  ## format, lint, types, import floors, generated code up to date
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/python tools/unasync.py --check
+
+bench: setup  ## records per second, bytes per record, latency, against plain streams
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+sync: setup  ## write the sync shell and its tests from the async ones
+	@$(BIN)/python tools/unasync.py

@@ -1,0 +1,1 @@
+"""Kafka's log on the Redis you already run, from Python."""

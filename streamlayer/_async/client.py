@@ -1,0 +1,169 @@
+"""What producer, consumer and admin share: the way to one server, its registry of topics, and a patient ``call``."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+from redis.exceptions import RedisError
+
+from streamlayer._async.link import Link, Settings, Unanswered
+from streamlayer._core import calls
+from streamlayer._core.calls import Call
+from streamlayer._core.entries import TopicEntry, read_entry, topics_in
+from streamlayer._core.refusals import Refusal
+from streamlayer._core.retry import backoff_ms
+from streamlayer._core.settings import DEFAULT_URL, connection_options, namespace_of, parse_url
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnavailableError, StreamlayerError
+
+T = TypeVar("T")
+
+
+def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction: bool) -> Settings:
+    """How to connect: by a URL, or like a redis-py client (its settings are copied, its connections never used).
+
+    :raises ConfigurationError: both were given, or what was given cannot work.
+    """
+    if url is not None and client is not None:
+        msg = "pass url= or redis=, not both"
+        raise ConfigurationError(msg)
+    if client is None:
+        return _settings_of_url(url or os.environ.get("STREAMLAYER_URL") or DEFAULT_URL, allow_eviction=allow_eviction)
+    if not waiting.same_colour(client):
+        kind = f"{type(client).__module__}.{type(client).__qualname__}"
+        hint = waiting.OTHER_COLOUR if hasattr(client, "connection_pool") else "pass a redis-py client"
+        msg = f"redis={kind}: {hint}"
+        raise ConfigurationError(msg)
+    pool = client.connection_pool
+    return Settings(
+        pool.connection_class, connection_options(pool.connection_kwargs), allow_eviction=allow_eviction
+    )
+
+
+def _settings_of_url(url: str, *, allow_eviction: bool) -> Settings:
+    address = parse_url(url)
+    try:
+        pool = waiting.ConnectionPool.from_url(address.url)
+    except (ValueError, RedisError) as error:
+        msg = f"url {url!r} cannot be read: {error}"
+        raise ConfigurationError(msg) from None
+    options = connection_options(pool.connection_kwargs)
+    return Settings(pool.connection_class, options, allow_eviction=allow_eviction)
+
+
+class Client:
+    """One user object's connection to a server.
+
+    :ivar namespace: what all keys begin with.
+    """
+
+    def __init__(
+        self,
+        url: str | None,
+        redis: waiting.Redis | None,
+        namespace: str | None,
+        client_id: str | None,
+        *,
+        allow_eviction: bool,
+    ) -> None:
+        address = parse_url(url) if url is not None else None
+        if address is None and redis is None and "STREAMLAYER_URL" in os.environ:
+            address = parse_url(os.environ["STREAMLAYER_URL"])
+        self.namespace = namespace_of(namespace, address)
+        self.settings = settings_of(url, redis, allow_eviction=allow_eviction)
+        self.settings.options["client_name"] = client_id or "streamlayer"
+        self._link = Link(self.settings)
+        self._lock: waiting.Lock | None = None
+        self._home: waiting.Home | None = None
+        self.reached = False
+        self.closed = False
+
+    def check_home(self) -> None:
+        """Remember where the object is used first; refuse it elsewhere, and after it was closed.
+
+        :raises IllegalStateError: closed, another event loop, or a fork's child.
+        """
+        if self.closed:
+            msg = "it is closed"
+            raise IllegalStateError(msg)
+        if self._home is None:
+            self._home = waiting.Home()
+            self._lock = waiting.Lock()
+        elif trouble := self._home.trouble():
+            raise IllegalStateError(trouble)
+
+    def new_link(self) -> Link:
+        """Another connection to the same server."""
+        return Link(self.settings)
+
+    async def connect(self) -> None:
+        """Reach the server for the first time.
+
+        :raises StreamlayerError: it cannot be reached, or must not be used.
+        """
+        self.check_home()
+        assert self._lock is not None
+        async with self._lock:
+            await self._link.connect()
+        self.reached = True
+
+    async def execute(self, batch: Sequence[Call[Any]]) -> list[Any]:
+        """Send calls in one go, once; each outcome is a result, or an error as a value.
+
+        :raises ServerUnavailableError: there is no connection.
+        """
+        self.check_home()
+        assert self._lock is not None
+        async with self._lock:
+            outcomes = await self._link.execute(batch)
+        self.reached = True
+        return outcomes
+
+    async def call(self, call: Call[T], timeout_ms: int = 10_000) -> T:
+        """Execute one call; while the server is away, try again until the time is over. All our calls may run twice.
+
+        :raises Refusal: the script wants something else of the client.
+        :raises StreamlayerError: what became of it, at the end.
+        """
+        deadline = waiting.monotonic_ms() + timeout_ms
+        attempt = 0
+        while True:
+            try:
+                (outcome,) = await self.execute([call])
+            except ServerUnavailableError as error:
+                if not self.reached:
+                    raise
+                outcome = error
+            if not isinstance(outcome, Exception):
+                result: T = outcome
+                return result
+            error = outcome.error if isinstance(outcome, Unanswered) else outcome
+            wait_ms = backoff_ms(attempt, random.random())
+            again = isinstance(error, StreamlayerError) and error.retriable and not isinstance(error, Refusal)
+            if not again or waiting.monotonic_ms() + wait_ms > deadline:
+                raise error
+            attempt += 1
+            await waiting.sleep_ms(wait_ms)
+
+    async def topic(self, name: str, timeout_ms: int = 10_000) -> TopicEntry | None:
+        """One topic's entry in the registry, in whatever state; ``None`` if there is none."""
+        stored = await self.call(calls.read_topic(self.namespace, name), timeout_ms)
+        return None if stored is None else read_entry(stored, name)
+
+    async def topics(self, timeout_ms: int = 10_000) -> dict[str, TopicEntry]:
+        """All entries of the registry."""
+        return topics_in(await self.call(calls.read_registry(self.namespace), timeout_ms))
+
+    async def close(self) -> None:
+        """Close the connection."""
+        self.closed = True
+        await self._link.close()
+
+    def abandon(self) -> None:
+        """Forget all connections: in a fork's child they are still the parent's."""
+        self._link.abandon()
+        self._home = None
+        self._lock = None

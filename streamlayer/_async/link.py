@@ -1,0 +1,220 @@
+"""One connection to the server, on which calls are executed in order.
+
+The rule: what came back is said exactly. An outcome is a result, a refusal, an error (certainly not applied) or
+``Unanswered`` (sent, and nobody knows). Nothing is retried here, ``NOSCRIPT`` apart, which is a definite no.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import redis
+
+from streamlayer._core import scripts
+from streamlayer._core.calls import Call
+from streamlayer._core.refusals import Refusal, error_from_reply
+from streamlayer._core.server import check_server, parse_info
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import (
+    AuthenticationFailedError,
+    RequestTimedOutError,
+    ServerUnavailableError,
+    StreamlayerError,
+)
+
+
+class Unanswered(Exception):
+    """A call was sent and no answer came: it may have been executed.
+
+    :ivar error: what to raise if that is all that can be said.
+    """
+
+    def __init__(self, error: StreamlayerError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+Outcome: TypeAlias = Any
+"""What became of one call: its parsed result, or (as a value) a ``Refusal``, ``StreamlayerError`` or ``Unanswered``."""
+
+
+class Settings:
+    """How to make a connection.
+
+    :ivar kind: redis-py's connection class.
+    :ivar options: its arguments.
+    :ivar fake: whether the server is fakeredis, which takes no script flags.
+    """
+
+    def __init__(self, kind: type[waiting.Connection], options: dict[str, Any], *, allow_eviction: bool) -> None:
+        self.kind = kind
+        self.options = options
+        self.fake = kind.__module__.partition(".")[0] == "fakeredis"
+        self.allow_eviction = allow_eviction
+
+    @property
+    def place(self) -> str:
+        """The server's address, for messages: never with a password in it."""
+        if "path" in self.options:
+            return str(self.options["path"])
+        if self.fake:
+            return "fakeredis"
+        return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
+
+
+def error_text(error: Exception) -> str:
+    """The server's error line as it was: redis-py takes the first word away when it knows it."""
+    code = getattr(error, "status_code", None)
+    text = str(error.args[0]) if error.args else ""
+    return f"{code} {text}" if code and not text.startswith(f"{code} ") else text
+
+
+def lost(error: Exception, place: str) -> StreamlayerError:
+    """The error for a connection that ended while something was under way."""
+    if isinstance(error, redis.TimeoutError):
+        return RequestTimedOutError(f"{place} did not answer within {waiting.REPLY_TIMEOUT_MS} ms: {error}")
+    return ServerUnavailableError(f"the connection to {place} was lost: {error}")
+
+
+class Link:
+    """A connection that opens when it is needed and opens anew after it was lost."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._connection: waiting.Connection | None = None
+        self._tags = itertools.count(1)
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection that has not been found lost."""
+        return self._connection is not None and self._connection.is_connected
+
+    async def connect(self) -> waiting.Connection:
+        """Open the connection, check the server, load the scripts.
+
+        :raises ServerUnavailableError: nobody answers there.
+        :raises AuthenticationFailedError: the password is wrong or missing.
+        """
+        if self._connection is not None and self._connection.is_connected:
+            return self._connection
+        connection = self._connection = self.settings.kind(**self.settings.options)
+        place = self.settings.place
+        try:
+            await connection.connect()
+        except redis.AuthenticationError as error:
+            await self.close()
+            raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
+        except redis.ResponseError as error:
+            await self.close()
+            raise _as_error(error_from_reply(error_text(error))) from error
+        except (redis.RedisError, OSError) as error:
+            await self.close()
+            msg = f"no connection to {place}: {error}. Is the server running there, and is the url right?"
+            raise ServerUnavailableError(msg) from error
+        await self._prepare(connection)
+        return connection
+
+    async def _prepare(self, connection: waiting.Connection) -> None:
+        commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
+        commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
+        replies: list[Any] = []
+        packed = [piece for command in commands for piece in connection.pack_command(*command)]
+        try:
+            await waiting.exchange(connection, packed, replies, len(commands))
+        except redis.RedisError as error:
+            await self.close()
+            if isinstance(error, redis.AuthenticationError):
+                raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
+            raise lost(error, self.settings.place) from error
+        info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
+        try:
+            check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
+            for reply in replies[2:]:
+                if isinstance(reply, Exception):
+                    raise _as_error(error_from_reply(error_text(reply))) from reply
+        except StreamlayerError:
+            await self.close()
+            raise
+
+    def _text(self, script: scripts.Script) -> str:
+        return script.source if self.settings.fake else script.flagged
+
+    def _pack(self, connection: waiting.Connection, call: Call[Any], tag: str) -> list[bytes]:
+        script = call.script
+        if script is None:
+            return list(connection.pack_command(*call.args))
+        sha = script.sha if self.settings.fake else script.flagged_sha
+        return list(connection.pack_command("EVALSHA", sha, len(call.keys), *call.keys, tag, *call.args))
+
+    async def execute(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
+        """Send calls in one go and say what became of each, in order.
+
+        :raises ServerUnavailableError: there is no connection; nothing was sent.
+        """
+        outcomes = await self._once(calls)
+        again = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Refusal) and outcome.word == "NOSCRIPT"]
+        if again and self._connection is not None:
+            await self._prepare(self._connection)
+            for i, outcome in zip(again, await self._once([calls[i] for i in again]), strict=True):
+                outcomes[i] = outcome
+        return outcomes
+
+    async def _once(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
+        connection = await self.connect()
+        tags = [str(next(self._tags)) for _ in calls]
+        request = [piece for call, tag in zip(calls, tags, strict=True) for piece in self._pack(connection, call, tag)]
+        replies: list[Any] = []
+        failure: Exception | None = None
+        try:
+            await waiting.exchange(connection, request, replies, len(calls))
+        except redis.BusyLoadingError as error:
+            replies.append(redis.ResponseError(f"LOADING {error}"))
+            failure = error
+        except (redis.RedisError, OSError) as error:
+            failure = error
+        outcomes: list[Outcome] = []
+        for call, tag, reply in zip(calls, tags, replies, strict=False):
+            outcomes.append(self._outcome(call, tag, reply))
+        if any(isinstance(outcome, Unanswered) for outcome in outcomes):
+            await self.close()
+        if failure is not None:
+            unknown = Unanswered(lost(failure, self.settings.place))
+            outcomes += [unknown] * (len(calls) - len(outcomes))
+            await self.close()
+        return outcomes
+
+    def _outcome(self, call: Call[Any], tag: str, reply: Any) -> Outcome:
+        if isinstance(reply, Exception):
+            return error_from_reply(error_text(reply), *_place_of(call))
+        if call.script is None:
+            return call.parse(reply)
+        if not isinstance(reply, list) or reply[0] != tag.encode():
+            # Somebody else's answer: this connection is out of step and nothing on it can be believed.
+            return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))
+        return call.parse(reply[1:])
+
+    async def close(self) -> None:
+        """Drop the connection; the next call opens a new one."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect()
+            except (redis.RedisError, OSError):
+                return  # it was gone already
+
+    def abandon(self) -> None:
+        """Forget the connection without touching it: in a fork's child it is still the parent's."""
+        self._connection = None
+
+
+def _place_of(call: Call[Any]) -> tuple[str, int | None]:
+    """The topic and partition that a call is about, read from its first key's hash tag."""
+    _, brace, rest = call.keys[0].partition("{")
+    topic, _, partition = rest.partition("}")[0].rpartition(":")
+    return (topic, int(partition)) if brace else ("", None)
+
+
+def _as_error(found: StreamlayerError | Refusal) -> StreamlayerError:
+    return StreamlayerError(str(found)) if isinstance(found, Refusal) else found

@@ -1,0 +1,546 @@
+"""``Producer``: takes records, packs them into batches, and has a sender beside it put them into the log.
+
+The way of a record: ``send`` puts it into its partition's open batch (nothing else, unless the batch is full); the
+sender drains what is ready, one round at a time, and settles it. Decisions are the accumulator's.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from threading import Lock
+from time import time
+from types import TracebackType
+from typing import Any, Generic
+from zlib import crc32
+
+from typing_extensions import Never, Self
+
+from streamlayer._async.client import Client
+from streamlayer._async.registry import create_topic, open_topic
+from streamlayer._async.sender import Sender
+from streamlayer._config import ProducerOptions, TopicConfig, checked, refuse_unknown
+from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
+from streamlayer._core.codec import Headers, header_size
+from streamlayer._core.columns import Run, check_timestamp, largest, record_size, runs, to_bytes, to_headers
+from streamlayer._core.entries import TopicEntry
+from streamlayer._core.futures import Slice, ranges_of
+from streamlayer._core.hashing import PARTITIONERS
+from streamlayer._core.keys import check_name, partition_keys
+from streamlayer._types import AppendedRange, Health, K, RecordMetadata, V
+from streamlayer._waiting import aio as waiting
+from streamlayer._waiting.aio import RecordFuture
+from streamlayer.errors import (
+    BufferFullError,
+    IllegalStateError,
+    MessageSizeTooLargeError,
+    RequestTimedOutError,
+    StreamlayerError,
+    UnknownTopicOrPartitionError,
+)
+
+_OPTIONS = (*ProducerOptions.model_fields, "key_serializer", "value_serializer")
+_MANY = 20_000
+"""Records of a ``send_many`` that are parted at once; sending begins after the first such part."""
+_COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
+
+
+class Producer(Generic[K, V]):
+    """Appends records to topics.
+
+    It may be used from any thread (sync) or task (aio); a forked child starts with an empty one of its own.
+
+    :param url: the server; by default ``STREAMLAYER_URL``, else ``redis://localhost:6379/0``.
+    :param redis: a redis-py client instead, whose settings are copied.
+    :param namespace: what all keys begin with; ``sl`` by default.
+    :param client_id: the connections' name on the server.
+    :param allow_eviction: go on although the server may delete records when its memory is full.
+    :param acks: ``"all"`` or 1: a send is done when the server executed it; 0: when it was sent.
+    :param enable_idempotence: a batch whose answer was lost is sent again and stored once.
+    :param linger_ms: how long a batch waits for more records. Waiting for a record ends it.
+    :param batch_size: bytes of a batch; up to 64 KiB it is rounded down to what fills one allocation of the server.
+    :param compression_type: ``"gzip"``, or ``None``.
+    :param max_request_size: the largest record, in bytes.
+    :param buffer_memory: bytes of batches that may wait; past that ``send`` waits for room.
+    :param max_block_ms: how long ``send`` waits for room, or for the topic to be read.
+    :param delivery_timeout_ms: how long a record is tried; then its future fails.
+    :param allow_auto_create_topics: create a topic on first use.
+    :param num_partitions: of a topic created on first use.
+    :param key_serializer: from a key to bytes; without one keys are bytes.
+    :param value_serializer: from a value to bytes; without one values are bytes.
+    :raises ConfigurationError: an option's value cannot work.
+    :raises TypeError: an option does not exist.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str | None = None,
+        redis: waiting.Redis | None = None,
+        namespace: str | None = None,
+        client_id: str | None = None,
+        allow_eviction: bool = False,
+        acks: int | str = "all",
+        enable_idempotence: bool | None = None,
+        linger_ms: int = 5,
+        batch_size: int = 65_536,
+        compression_type: str | None = None,
+        max_request_size: int = 1_048_576,
+        buffer_memory: int = 33_554_432,
+        max_block_ms: int = 10_000,
+        delivery_timeout_ms: int = 120_000,
+        allow_auto_create_topics: bool = True,
+        num_partitions: int = 4,
+        key_serializer: Callable[[K], bytes] | None = None,
+        value_serializer: Callable[[V], bytes] | None = None,
+        **unknown: Never,
+    ) -> None:
+        if unknown:
+            refuse_unknown("Producer", unknown, (*_COMMON, *_OPTIONS))
+        given: dict[str, Any] = {
+            "acks": acks,
+            "linger_ms": linger_ms,
+            "batch_size": batch_size,
+            "compression_type": compression_type,
+            "max_request_size": max_request_size,
+            "buffer_memory": buffer_memory,
+            "max_block_ms": max_block_ms,
+            "delivery_timeout_ms": delivery_timeout_ms,
+            "allow_auto_create_topics": allow_auto_create_topics,
+            "num_partitions": num_partitions,
+        }
+        if enable_idempotence is not None:
+            given["enable_idempotence"] = enable_idempotence
+        self._options = checked(ProducerOptions, given)
+        self._key_serializer = key_serializer
+        self._value_serializer = value_serializer
+        self._client = Client(url, redis, namespace, client_id, allow_eviction=allow_eviction)
+        self._fresh()
+        waiting.remember(self)
+
+    def _fresh(self) -> None:
+        """An empty buffer, a new id, no connection: at the beginning, and in a fork's child."""
+        options = self._options
+        idempotent = options.enable_idempotence and options.acks != 0
+        self._lock = Lock()
+        self._queues: dict[str, TopicQueue] = {}
+        self._accumulator = Accumulator(options.linger_ms, options.delivery_timeout_ms, idempotent=idempotent)
+        self._opening: waiting.Lock | None = None
+        self._sender = Sender(
+            self._client,
+            self._accumulator,
+            self._lock,
+            secrets.token_urlsafe(16) if idempotent else "",
+            acks=0 if options.acks == 0 else 1,
+            compression=1 if options.compression_type else 0,
+            forget_topic=self._forget_topic,
+        )
+        self._closed = False
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect.
+
+        :raises ServerUnavailableError: nobody answers.
+        """
+        await self._client.connect()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Send what is left and close; the first failure comes out, unless the block itself raised."""
+        try:
+            await self.close()
+        except StreamlayerError as failure:
+            if error is None:
+                raise
+            error.add_note(f"and on closing the producer: {type(failure).__name__}: {failure}")
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._sender.state
+        place, namespace = self._client.settings.place, self._client.namespace
+        return f"<Producer {place} namespace={namespace} {state} buffered={self._accumulator.bytes}>"
+
+    def health(self) -> Health:
+        """How it is doing, from memory."""
+        if self._closed:
+            return Health(ok=False, state="closed", reason="close() was called")
+        return self._sender.health()
+
+    async def flush(self, *, timeout_ms: int | None = None) -> None:
+        """Send all that was given and wait for it.
+
+        :param timeout_ms: how long; ``None``: until each record is in the log or given up.
+        :raises RequestTimedOutError: not all was decided in time; the producer goes on trying.
+        :raises StreamlayerError: the first failure since the last flush that nobody was told of, with a note that
+            counts the others.
+        """
+        self._check_open()
+        await self._drain(timeout_ms)
+        self._raise_failures()
+
+    async def _drain(self, timeout_ms: int | None) -> None:
+        deadline = None if timeout_ms is None else waiting.monotonic_ms() + timeout_ms
+        with self._lock:
+            pending = self._accumulator.seal_all()
+        if pending:
+            self._sender.wake()
+        for batch in pending:
+            left = None if deadline is None else deadline - waiting.monotonic_ms()
+            if not await batch.done.wait(left):
+                msg = f"not all records were delivered within timeout_ms={timeout_ms}; the producer goes on trying"
+                raise RequestTimedOutError(msg)
+
+    def _raise_failures(self) -> None:
+        with self._lock:
+            failures = self._accumulator.take_failures()
+        if failures:
+            if len(failures) > 1:
+                failures[0].add_note(f"{len(failures) - 1} more batches or records failed since the last flush")
+            raise failures[0]
+
+    async def close(self, *, timeout_ms: int | None = None) -> None:
+        """Send what is left, wait for it, and close. May be called twice.
+
+        :param timeout_ms: how long to wait; what is not delivered then is given up.
+        :raises StreamlayerError: as ``flush``.
+        """
+        if self._closed:
+            return
+        if self._accumulator.topics:
+            self._client.check_home()
+        self._closed = True
+        waiting.forget(self)
+        try:
+            await self._drain(timeout_ms)
+        finally:
+            await self._sender.close()
+            await self._client.close()
+        self._raise_failures()
+
+    def _after_fork(self) -> None:
+        if not self._closed:
+            self._client.abandon()
+            self._fresh()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            msg = "the producer is closed: make a new one"
+            raise IllegalStateError(msg)
+        self._client.check_home()
+
+    # --- records in --------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        topic: str,
+        value: V,
+        key: K | None = None,
+        *,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None = None,
+    ) -> RecordFuture:
+        """Give a record to be appended. Returns as soon as it is in the buffer.
+
+        :param topic: the topic; created on first use if that is allowed.
+        :param value: the value.
+        :param key: records of one key go to one partition, in order; without one they go where a batch is open.
+        :param partition: a partition to use whatever the key.
+        :param timestamp_ms: the record's time, ms since the epoch; now by default.
+        :param headers: names and bytes.
+        :returns: what becomes of the record.
+        :raises BufferFullError: no room within ``max_block_ms``; the record was not taken.
+        :raises MessageSizeTooLargeError: it is larger than ``max_request_size``.
+        :raises UnknownTopicOrPartitionError: there is no such topic (and none may be created) or partition.
+        """
+        queue = self._queues.get(topic)
+        if queue is None:
+            queue = await self._open(topic)
+        if type(key) is bytes and type(value) is bytes and partition is None and timestamp_ms is None and not headers:
+            # The common way, nothing on it that can be left out.
+            if self._value_serializer is None and self._key_serializer is None and queue.hash is crc32:
+                size = len(key) + len(value) + 7
+                if size <= 262:
+                    key_hash = crc32(key)
+                    now = time()
+                    with self._lock:
+                        batch = queue.opens[key_hash % queue.count]
+                        if batch.key_hash is not None and batch.room >= size:
+                            index = len(batch.values)
+                            batch.room -= size
+                            batch.keys.append(key)
+                            batch.values.append(value)
+                            batch.timestamps.append(int(now * 1000))
+                            return RecordFuture(batch, index, self._sender.hurry)
+        return await self._send(queue, value, key, partition, timestamp_ms, headers)
+
+    async def _send(
+        self,
+        queue: TopicQueue,
+        value: Any,
+        key: Any,
+        partition: int | None,
+        timestamp_ms: int | None,
+        headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None,
+    ) -> RecordFuture:
+        stored_key = to_bytes(key, self._key_serializer, "key")
+        stored_value = to_bytes(value, self._value_serializer, "value")
+        pairs = to_headers(headers)
+        timestamp = int(time() * 1000) if timestamp_ms is None else check_timestamp(timestamp_ms)
+        size = record_size(stored_key, stored_value, header_size(pairs) if pairs else 0)
+        self._check_size(queue.name, size)
+        if partition is not None:
+            self._check_partition(queue, partition)
+        while True:
+            sealed: Batch | None = None
+            with self._lock:
+                queue = self._queues.get(queue.name, queue)
+                batch, index, sealed = self._try_append(
+                    queue, stored_key, stored_value, partition, timestamp, pairs, size
+                )
+            if sealed is not None:
+                self._sender.wake()
+            if batch is not None:
+                if index == 0:
+                    self._sender.wake()
+                if sealed is not None:
+                    await waiting.give_turn()
+                return RecordFuture(batch, index, self._sender.hurry)
+            await self._wait_for_room(queue.name)
+
+    def _try_append(
+        self,
+        queue: TopicQueue,
+        key: bytes | None,
+        value: bytes | None,
+        partition: int | None,
+        timestamp: int,
+        headers: Headers | None,
+        size: int,
+    ) -> tuple[Batch | None, int, Batch | None]:
+        """Add a record if there is room: its batch, its index, and the batch that was sealed to make room.
+
+        Called with the lock held.
+        """
+        key_hash = queue.hash(key) if key is not None and partition is None else None
+        if partition is None:
+            partition = queue.sticky if key_hash is None else key_hash % queue.count
+        batch = queue.opens[partition]
+        sealed: Batch | None = None
+        if batch.values and batch.room < size:
+            self._accumulator.seal(batch)
+            sealed = batch
+            batch = queue.opens[queue.sticky if key is None and partition == sealed.partition.number else partition]
+        if self._accumulator.bytes + size > self._options.buffer_memory and not batch.values:
+            return None, 0, sealed
+        index = len(batch.values)
+        if index == 0:
+            self._accumulator.begin(batch, waiting.monotonic_ms())
+        batch.room -= size
+        if headers is not None:
+            batch.set_headers(headers)
+        batch.keys.append(key)
+        batch.values.append(value)
+        batch.timestamps.append(timestamp)
+        if key_hash is not None:
+            batch.key_hash = key_hash
+        return batch, index, sealed
+
+    def _check_size(self, topic: str, size: int) -> None:
+        if size > self._options.max_request_size:
+            msg = (
+                f"{topic}: a record of {size} bytes is larger than max_request_size="
+                f"{self._options.max_request_size}; it was not sent. Raise that option (and the topic's "
+                "max_message_bytes), or store the data elsewhere and send where it is"
+            )
+            raise MessageSizeTooLargeError(msg)
+
+    def _check_partition(self, queue: TopicQueue, partition: int) -> None:
+        if not isinstance(partition, int) or not 0 <= partition < queue.count:
+            msg = f"{queue.name} has the partitions 0 to {queue.count - 1}, not {partition!r}"
+            raise UnknownTopicOrPartitionError(msg)
+
+    async def send_and_wait(
+        self,
+        topic: str,
+        value: V,
+        key: K | None = None,
+        *,
+        partition: int | None = None,
+        timestamp_ms: int | None = None,
+        headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None = None,
+        timeout_ms: int | None = None,
+    ) -> RecordMetadata:
+        """Send a record and wait for it to be in the log. Arguments and errors as ``send``.
+
+        :param timeout_ms: how long to wait; ``None``: as long as it is tried.
+        :returns: where it is.
+        :raises RequestTimedOutError: not decided in time; the producer goes on trying.
+        """
+        future = await self.send(topic, value, key, partition=partition, timestamp_ms=timestamp_ms, headers=headers)
+        batch = future.batch
+        await self._sender.deliver(batch)
+        if not await batch.done.wait(timeout_ms):
+            msg = f"{topic}: no answer within timeout_ms={timeout_ms}; the record is still on its way"
+            raise RequestTimedOutError(msg)
+        return future.result()
+
+    async def send_many(
+        self,
+        topic: str,
+        values: Iterable[V],
+        keys: Iterable[K | None] | None = None,
+        *,
+        partition: int | None = None,
+        timestamps_ms: Iterable[int] | None = None,
+        headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None = None,
+    ) -> list[AppendedRange]:
+        """Append many records and wait for them; much cheaper for each than ``send``.
+
+        :param values: the values.
+        :param keys: as many keys, or ``None`` for none.
+        :param partition: a partition for all of them.
+        :param timestamps_ms: as many times; now by default.
+        :param headers: the same headers for each.
+        :returns: where they are: a range for each run without a gap in one partition.
+        :raises ValueError: the lengths differ; nothing was sent.
+        :raises StreamlayerError: as ``send``; of what failed the first error, with a note that counts the others.
+        """
+        queue = self._queues.get(topic) or await self._open(topic)
+        if partition is not None:
+            self._check_partition(queue, partition)
+        stored = self._column(values, self._value_serializer, "value")
+        stored_keys = None if keys is None else self._column(keys, self._key_serializer, "key")
+        times = None if timestamps_ms is None else [check_timestamp(timestamp) for timestamp in timestamps_ms]
+        for name, column in (("keys", stored_keys), ("timestamps_ms", times)):
+            if column is not None and len(column) != len(stored):
+                msg = f"{topic}: {len(stored)} values, but {len(column)} {name}: they must be as many"
+                raise ValueError(msg)
+        pairs = to_headers(headers)
+        extra = header_size(pairs) if pairs else 0
+        if not stored:
+            return []
+        self._check_size(topic, largest(stored_keys, stored) + extra)
+        if times is None:
+            times = [int(time() * 1000)] * len(stored)
+        slices: list[Slice] = []
+        for start in range(0, len(stored), _MANY):
+            part = slice(start, start + _MANY)
+            part_keys = None if stored_keys is None else stored_keys[part]
+            for run in runs(stored[part], part_keys, times[part], partition, queue.count, queue.hash, extra):
+                slices += await self._append_run(queue, run, pairs)
+        for batch, _, _ in slices:
+            if not batch.done.is_set():
+                self._sender.hurry(batch)
+        for batch, _, _ in slices:
+            if not batch.done.is_set():
+                await batch.done.wait()
+        return ranges_of(slices)
+
+    async def _append_run(self, queue: TopicQueue, run: Run, headers: Headers | None) -> list[Slice]:
+        slices: list[Slice] = []
+        start = 0
+        while start < len(run.values):
+            with self._lock:
+                queue = self._queues.get(queue.name, queue)
+                added = self._try_append_run(queue, run, start, headers)
+            if added is None:
+                await self._wait_for_room(queue.name)
+                continue
+            slices.append(added)
+            start += added[2]
+            self._sender.wake()
+            await waiting.give_turn()
+        return slices
+
+    def _try_append_run(self, queue: TopicQueue, run: Run, start: int, headers: Headers | None) -> Slice | None:
+        """Add as many records as one batch takes; ``None`` if the buffer is full. Called with the lock held."""
+        batch = queue.opens[queue.sticky if run.partition is None else run.partition]
+        end = run.cut(start, batch.room)
+        if end == start and batch.values:
+            self._accumulator.seal(batch)
+            batch = queue.opens[queue.sticky if run.partition is None else run.partition]
+            end = run.cut(start, batch.room)
+        if self._accumulator.bytes > self._options.buffer_memory:
+            return None
+        end = max(end, start + 1)
+        index = len(batch.values)
+        if index == 0:
+            self._accumulator.begin(batch, waiting.monotonic_ms())
+        batch.room -= run.ends[end - 1] - (run.ends[start - 1] if start else 0)
+        if headers is not None:
+            batch.set_headers(headers, end - start)
+        batch.keys += run.keys[start:end] or [None] * (end - start)
+        batch.values += run.values[start:end]
+        batch.timestamps += run.timestamps[start:end]
+        if batch.key_hash is None:
+            batch.key_hash = run.key_hash
+        if end < len(run.values):
+            self._accumulator.seal(batch)
+        return batch, index, end - start
+
+    async def _wait_for_room(self, topic: str) -> None:
+        if not await self._sender.wait_for_room(self._options.max_block_ms):
+            msg = (
+                f"{topic}: buffer_memory={self._options.buffer_memory} stayed full for "
+                f"max_block_ms={self._options.max_block_ms}; the record was not taken. {self._sender.reason}"
+            )
+            raise BufferFullError(msg)
+        self._check_open()
+
+    def _column(self, given: Iterable[Any], serializer: Callable[[Any], bytes] | None, what: str) -> list[bytes | None]:
+        column = list(given)
+        if serializer is None and set(map(type, column)) <= {bytes}:
+            return column
+        return [to_bytes(value, serializer, what) for value in column]
+
+    # --- topics ------------------------------------------------------------------------------------------------------
+
+    async def partitions_for(self, topic: str) -> set[int]:
+        """The partitions of a topic.
+
+        :raises UnknownTopicOrPartitionError: there is no such topic, and none may be created.
+        """
+        queue = self._queues.get(topic) or await self._open(topic)
+        return set(range(queue.count))
+
+    async def _open(self, topic: str) -> TopicQueue:
+        self._check_open()
+        check_name(topic)
+        if self._opening is None:
+            self._opening = waiting.Lock()
+        async with self._opening:
+            if topic in self._queues:
+                return self._queues[topic]
+            entry = await open_topic(self._client, topic, self._options.max_block_ms)
+            if entry is None:
+                if not self._options.allow_auto_create_topics:
+                    msg = f"there is no topic {topic!r}, and allow_auto_create_topics is off: create it with Admin"
+                    raise UnknownTopicOrPartitionError(msg)
+                entry = await create_topic(
+                    self._client, topic, self._options.num_partitions, TopicConfig(), exist_ok=True
+                )
+            queue = self._queue_of(topic, entry)
+            with self._lock:
+                self._accumulator.add_topic(queue)
+                self._queues[topic] = queue
+            self._sender.start()
+            return queue
+
+    def _queue_of(self, topic: str, entry: TopicEntry) -> TopicQueue:
+        config = entry.topic_config()
+        return TopicQueue(
+            topic,
+            entry.id,
+            entry.generation,
+            [partition_keys(self._client.namespace, topic, number) for number in range(entry.partitions)],
+            PARTITIONERS[config.partitioner],
+            min(self._options.batch_size, config.max_message_bytes),
+            waiting.Latch,
+        )
+
+    def _forget_topic(self, topic: str) -> None:
+        self._queues.pop(topic, None)

@@ -1,0 +1,262 @@
+"""The sender: beside its producer, it drains batches, sends them in rounds, and settles what became of them.
+
+One round is in flight at a time, on a connection of the sender's own. A caller that waits for its record may drive a
+round itself when none is under way: that saves the hop to the sender and back.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable
+from threading import Lock
+from typing import Any
+
+from streamlayer._async.client import Client
+from streamlayer._core import calls
+from streamlayer._core.accumulator import Accumulator, Batch
+from streamlayer._core.futures import run_callbacks
+from streamlayer._core.refusals import where
+from streamlayer._core.retry import backoff_ms
+from streamlayer._core.settlement import give_up_late, settle
+from streamlayer._types import Health
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import RequestTimedOutError, StreamlayerError
+
+logger = logging.getLogger("streamlayer")
+
+
+class Sender:
+    """Sends one producer's batches.
+
+    :param lock: held whenever the accumulator is touched, never while waiting.
+    :param producer_id: empty for no idempotence.
+    :param acks: 0: a batch is done when it is about to be sent.
+    :param forget_topic: told when a topic is gone.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        accumulator: Accumulator,
+        lock: Lock,
+        producer_id: str,
+        *,
+        acks: int,
+        compression: int,
+        forget_topic: Callable[[str], None],
+    ) -> None:
+        self._client = client
+        self._accumulator = accumulator
+        self._lock = lock
+        self._producer_id = producer_id
+        self._acks = acks
+        self._compression = compression
+        self._forget_topic = forget_topic
+        self._link = client.new_link()
+        self._signal = waiting.Signal()
+        self._room: waiting.Latch | None = None
+        self._task: waiting.Task | None = None
+        self._busy = False
+        self._closing = False
+        self._attempt = 0
+        self._trouble: StreamlayerError | None = None
+
+    # --- what its producer asks --------------------------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """``new``, ``ok`` or ``retrying``."""
+        if self._task is None:
+            return "new"
+        return "retrying" if self._trouble is not None else "ok"
+
+    @property
+    def reason(self) -> str:
+        """The trouble it is in, in words; empty if it is in none."""
+        return str(self._trouble) if self._trouble is not None else ""
+
+    def health(self) -> Health:
+        """How it is doing."""
+        alive = self._task is None or self._task.is_alive()
+        state = self.state if alive else "failed"
+        return Health(state in {"new", "ok"}, state, self.reason)
+
+    def start(self) -> None:
+        """Begin to run beside the producer."""
+        if self._task is None:
+            self._task = waiting.spawn(self._run, "streamlayer-sender")
+
+    def wake(self) -> None:
+        """There may be something to send, or another time to wait until."""
+        self._signal.set()
+
+    def hurry(self, batch: Batch) -> None:
+        """Somebody waits for a batch: it lingers no longer."""
+        with self._lock:
+            self._accumulator.seal(batch)
+        self._signal.set()
+
+    async def deliver(self, batch: Batch) -> None:
+        """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left."""
+        with self._lock:
+            self._accumulator.seal(batch)
+            mine = not self._busy and self._trouble is None and self._link.connected
+            if mine:
+                self._busy = True
+                batches = self._accumulator.drain(waiting.monotonic_ms())
+        if not mine:
+            self._signal.set()
+            return
+        try:
+            await self._round(batches)
+        finally:
+            self._busy = False
+            if self._trouble is not None or not self._accumulator.empty or self._closing:
+                self._signal.set()
+
+    async def wait_for_room(self, timeout_ms: float) -> bool:
+        """Wait until a batch is done; tell whether one was."""
+        with self._lock:
+            if self._room is None:
+                self._room = waiting.Latch()
+            room = self._room
+        self._signal.set()
+        return await room.wait(timeout_ms)
+
+    async def close(self) -> None:
+        """Stop. What is not delivered by now is given up."""
+        self._closing = True
+        error = RequestTimedOutError("the producer was closed before the record was delivered")
+        with self._lock:
+            done = [
+                batch
+                for topic in self._accumulator.topics.values()
+                for partition in topic.partitions
+                for batch in self._accumulator.fail_all(partition, error)
+            ]
+        self._tell(done)
+        self._signal.set()
+        if self._task is not None:
+            await self._task.join(waiting.REPLY_TIMEOUT_MS + 1000)
+        await self._link.close()
+
+    # --- the rounds --------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while True:
+            with self._lock:
+                wait_ms = None if self._busy else self._accumulator.next_ready(waiting.monotonic_ms())
+            if wait_ms != 0:
+                await self._signal.wait(wait_ms)
+            with self._lock:
+                if self._closing and not self._busy and self._accumulator.empty:
+                    return
+                if self._busy:
+                    continue
+                batches = self._accumulator.drain(waiting.monotonic_ms())
+                self._busy = bool(batches)
+            if not batches:
+                continue
+            try:
+                await self._round(batches)
+            finally:
+                self._busy = False
+            if self._trouble is not None and not self._closing:
+                await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
+
+    async def _round(self, batches: list[Batch]) -> None:
+        """Send batches and settle them."""
+        requests = [self._call(batch) for batch in batches]
+        if self._acks == 0:
+            self._forget(batches)
+        try:
+            outcomes = await self._link.execute(requests)
+        except StreamlayerError as error:
+            self._not_sent(batches, error)
+            return
+        except BaseException:
+            # Cancelled, or worse, in the middle of it: they may have been executed.
+            with self._lock:
+                for batch in batches:
+                    batch.frozen = True
+            raise
+        if self._acks == 0:
+            return
+        now = waiting.monotonic_ms()
+        with self._lock:
+            settled = settle(self._accumulator, batches, outcomes, now)
+            late = give_up_late(self._accumulator, settled.trouble, now) if settled.trouble or settled.again else []
+        self._report(settled.trouble)
+        for partition in settled.lost:
+            place = where(partition.topic.name, partition.number)
+            logger.warning("%s: the server lost records that it had acknowledged; going on behind what it has", place)
+        for topic in settled.gone:
+            self._forget_topic(topic)
+        self._tell(settled.done + late)
+
+    def _call(self, batch: Batch) -> calls.Call[calls.Appended]:
+        partition = batch.partition
+        topic = partition.topic
+        frame, crc = batch.frame(self._compression)
+        return calls.append(
+            partition.keys,
+            partition.segment,
+            topic_id=topic.topic_id,
+            partition=partition.number,
+            generation=topic.generation,
+            key_hash=batch.key_hash,
+            producer=self._producer_id,
+            epoch=batch.epoch,
+            sequence=batch.sequence,
+            crc=crc,
+            count=len(batch.values),
+            min_timestamp=min(batch.timestamps),
+            max_timestamp=max(batch.timestamps),
+            frame=frame,
+        )
+
+    def _forget(self, batches: list[Batch]) -> None:
+        """acks=0: whatever the server says, nobody waits for it."""
+        now = waiting.monotonic_ms()
+        with self._lock:
+            for batch in batches:
+                self._accumulator.succeed(batch, -1, -1, now)
+        self._tell(batches)
+
+    def _not_sent(self, batches: list[Batch], error: StreamlayerError) -> None:
+        """There is no connection: nothing happened to them."""
+        if self._acks == 0:
+            self._report(error)
+            return
+        with self._lock:
+            if error.retriable:
+                done = give_up_late(self._accumulator, error, waiting.monotonic_ms())
+            else:
+                partitions = dict.fromkeys(batch.partition for batch in batches)
+                done = [batch for partition in partitions for batch in self._accumulator.fail_all(partition, error)]
+        self._report(error)
+        self._tell(done)
+
+    def _report(self, trouble: Any) -> None:
+        if trouble is not None:
+            if self._trouble is None:
+                logger.warning("sending is in trouble and goes on trying: %s", trouble)
+            self._attempt += 1
+        elif self._trouble is not None:
+            logger.info("sending goes on")
+            self._attempt = 0
+        self._trouble = trouble
+
+    def _tell(self, done: list[Batch]) -> None:
+        """Let those go on who wait for batches, or for room."""
+        if not done:
+            return
+        with self._lock:
+            room, self._room = self._room, None
+        for batch in done:
+            batch.done.set()
+            if batch.callbacks:
+                run_callbacks(batch)
+        if room is not None:
+            room.set()

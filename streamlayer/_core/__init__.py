@@ -1,0 +1,1 @@
+"""The pure core: values and decisions. No redis, asyncio, threads, sockets or clock in here; the caller passes ``now``."""

@@ -1,0 +1,310 @@
+"""Every operation of the server as a frozen value: which script, which keys, which arguments, how to read the answer.
+
+A ``Call`` does nothing by itself: the shell sends it and hands the reply to ``parse``. One function here, one Lua file
+of the same name, one test file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from streamlayer._core import scripts
+from streamlayer._core.keys import PartitionKeys, registry_channel, registry_key
+from streamlayer._core.scripts import Script
+
+T = TypeVar("T")
+
+Reply = list[Any]
+"""What a script answered, its tag removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One operation.
+
+    :ivar script: the Lua file; ``None`` for a plain command, which is then ``args``.
+    :ivar keys: as the script's header names them.
+    :ivar args: the same, without the tag.
+    :ivar parse: makes the result of the reply.
+    """
+
+    script: Script | None
+    keys: tuple[str, ...]
+    args: tuple[str | bytes | int, ...]
+    parse: Callable[[Any], T]
+
+
+class Appended(NamedTuple):
+    """A batch is in the log.
+
+    :ivar base_offset: its first record's offset.
+    :ivar append_time: server time of the append, ms since the epoch.
+    :ivar segment: the open segment, for the next append.
+    """
+
+    base_offset: int
+    append_time: int
+    segment: int
+    epochs: str
+
+
+class Field(NamedTuple):
+    """A stored field: frames of consecutive records.
+
+    :ivar base: the offset of the first record.
+    :ivar last: the offset of the last.
+    :ivar frames: the bytes.
+    """
+
+    base: int
+    last: int
+    frames: bytes
+
+
+class Fetched(NamedTuple):
+    """What a fetch found.
+
+    :ivar next: the log's end, the offset that the next record will get.
+    :ivar log_start: the first offset it holds.
+    :ivar segment: the open segment.
+    :ivar generation: the topic's layout generation.
+    :ivar epochs: the log's epochs.
+    :ivar fields: what was read; empty at the end of the log.
+    """
+
+    next: int
+    log_start: int
+    segment: int
+    generation: int
+    epochs: str
+    fields: list[Field]
+
+
+class ListedOffsets(NamedTuple):
+    """Where a log begins and ends; ``field`` holds the first record at or after the time asked for, if there is one."""
+
+    log_start: int
+    next: int
+    field: Field | None
+
+
+class CreatedPartition(NamedTuple):
+    """The log that is there now, made by this call or before."""
+
+    topic_id: str
+    partitions: int
+    generation: int
+
+
+class DescribedPartition(NamedTuple):
+    """What one partition holds."""
+
+    log_start: int
+    next: int
+    bytes: int
+    segments: int
+    generation: int
+    partitions: int
+
+
+class RegistryChange(NamedTuple):
+    """Whether an entry was changed, and what it is now (empty: there is none)."""
+
+    changed: bool
+    entry: bytes
+    version: int
+
+
+def _appended(reply: Reply) -> Appended:
+    base, time, segment, epochs = reply
+    return Appended(base, time, segment, epochs.decode())
+
+
+def append(
+    keys: PartitionKeys,
+    segment: int,
+    *,
+    topic_id: str,
+    partition: int,
+    generation: int,
+    key_hash: int | None,
+    producer: str,
+    epoch: int,
+    sequence: int,
+    crc: int,
+    count: int,
+    min_timestamp: int,
+    max_timestamp: int,
+    frame: bytes,
+) -> Call[Appended]:
+    """Add one batch.
+
+    :param segment: the segment believed to be open.
+    :param key_hash: the hash of one record that its key placed here; ``None`` if none was.
+    :param producer: the producer's id; empty for no idempotence.
+    :param epoch: its epoch for this partition.
+    :param sequence: the first record's sequence number.
+    """
+    return Call(
+        scripts.APPEND,
+        (keys.meta, keys.tail, keys.segs, keys.producers, *keys.segment(segment)),
+        (
+            topic_id,
+            partition,
+            generation,
+            "" if key_hash is None else key_hash,
+            segment,
+            producer,
+            epoch,
+            sequence,
+            f"{crc:08x}",
+            count,
+            min_timestamp,
+            max_timestamp,
+            frame,
+            keys.channel,
+        ),
+        _appended,
+    )
+
+
+def _fields(flat: Reply) -> list[Field]:
+    return [Field(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+
+
+def _fetched(reply: Reply) -> Fetched:
+    end, start, segment, generation, epochs, *fields = reply
+    return Fetched(end, start, segment, int(generation), epochs.decode(), _fields(fields))
+
+
+def fetch(
+    keys: PartitionKeys,
+    *,
+    topic_id: str,
+    position: int,
+    max_bytes: int,
+    segment: int,
+    tail: tuple[int, int] = (-1, 0),
+    pairs: str = "",
+    arm: bool = True,
+) -> Call[Fetched]:
+    """Read from a position.
+
+    :param max_bytes: about how many bytes to return; one field at least.
+    :param segment: the segment believed to hold the position.
+    :param tail: the tail's base and how many of its bytes the reader has, where the position is right behind them.
+    :param pairs: ``number:token`` of the last epochs the reader crossed, with commas; empty after a bare seek.
+    :param arm: wake this reader when the log's end was reached and more comes.
+    """
+    log, index, _ = keys.segment(segment)
+    return Call(
+        scripts.FETCH,
+        (keys.meta, keys.tail, keys.segs, log, index),
+        (topic_id, position, max_bytes, segment, tail[0], tail[1], pairs, int(arm)),
+        _fetched,
+    )
+
+
+def _listed(reply: Reply) -> ListedOffsets:
+    start, end, *field = reply
+    return ListedOffsets(start, end, Field(*field) if field else None)
+
+
+def list_offsets(
+    keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0
+) -> Call[ListedOffsets]:
+    """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into."""
+    return Call(
+        scripts.LIST_OFFSETS,
+        (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
+        (topic_id, timestamp, segment),
+        _listed,
+    )
+
+
+def create_partition(
+    keys: PartitionKeys,
+    *,
+    topic_id: str,
+    partitions: int,
+    generation: int,
+    retention_ms: int,
+    retention_bytes: int,
+    segment_bytes: int,
+    max_message_bytes: int,
+    config_version: int,
+) -> Call[CreatedPartition]:
+    """Make an empty partition unless there is one."""
+    return Call(
+        scripts.CREATE_PARTITION,
+        (keys.meta, keys.tail, keys.segs, keys.producers, *keys.segment(0)),
+        (
+            topic_id,
+            partitions,
+            generation,
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            max_message_bytes,
+            0,
+            config_version,
+        ),
+        lambda reply: CreatedPartition(reply[0].decode(), reply[1], reply[2]),
+    )
+
+
+def delete_partition(
+    keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, 0)
+) -> Call[tuple[int, int] | None]:
+    """Free a partition's keys.
+
+    :param segments: the first and the last segment to name; the answer says which to name instead, ``None`` when all
+        is gone.
+    """
+    first, last = segments
+    named = [key for number in range(first, last + 1) for key in keys.segment(number)]
+    return Call(
+        scripts.DELETE_PARTITION,
+        (keys.meta, keys.tail, keys.segs, keys.producers, *named),
+        (topic_id, first, last),
+        lambda reply: None if reply[0] < 0 else (reply[0], reply[1]),
+    )
+
+
+def describe_partition(keys: PartitionKeys, *, topic_id: str) -> Call[DescribedPartition]:
+    """Ask what a partition holds."""
+    return Call(
+        scripts.DESCRIBE_PARTITION, (keys.meta, keys.segs), (topic_id,), lambda reply: DescribedPartition(*reply)
+    )
+
+
+def registry(namespace: str, topic: str, expected: bytes, entry: bytes) -> Call[RegistryChange]:
+    """Set a topic's entry (empty: remove it) if it is still ``expected`` (empty: if there is none)."""
+    return Call(
+        scripts.REGISTRY,
+        (registry_key(namespace),),
+        (topic, expected, entry, registry_channel(namespace)),
+        lambda reply: RegistryChange(bool(reply[0]), reply[1], reply[2]),
+    )
+
+
+def read_topic(namespace: str, topic: str) -> Call[bytes | None]:
+    """Read one topic's entry."""
+    return Call(None, (registry_key(namespace),), ("HGET", registry_key(namespace), topic), _entry)
+
+
+def _entry(reply: bytes | None) -> bytes | None:
+    return reply
+
+
+def read_registry(namespace: str) -> Call[dict[str, bytes]]:
+    """Read all entries; ``:version`` is among them."""
+    return Call(None, (registry_key(namespace),), ("HGETALL", registry_key(namespace)), _entries)
+
+
+def _entries(reply: Any) -> dict[str, bytes]:
+    if isinstance(reply, dict):
+        return {name.decode(): entry for name, entry in reply.items()}
+    return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}

@@ -1,0 +1,73 @@
+"""The registry's entries: one topic each, as JSON; states and the changes between them.
+
+States: ``creating`` → ``ready`` → ``deleting`` → no entry. Whoever meets a topic half done finishes it: the entry says
+what was meant (an intent), and each step may be done twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from streamlayer._config import TopicConfig
+from streamlayer.errors import UnsupportedVersionError
+
+CREATING = "creating"
+READY = "ready"
+DELETING = "deleting"
+ENTRY_VERSION = 1
+
+
+class TopicEntry(msgspec.Struct, frozen=True):
+    """A topic as the registry knows it.
+
+    :ivar id: 32 hex digits, random at creation.
+    :ivar state: ``creating``, ``ready`` or ``deleting``.
+    :ivar partitions: how many.
+    :ivar generation: of the layout; it rises when partitions are added.
+    :ivar config: the settings by name; what is missing has its default.
+    :ivar config_version: rises with each change of the settings.
+    :ivar v: the entry's own version.
+    """
+
+    id: str
+    state: str
+    partitions: int
+    generation: int = 1
+    config: dict[str, Any] = {}
+    config_version: int = 1
+    v: int = ENTRY_VERSION
+
+    def with_state(self, state: str) -> TopicEntry:
+        """The same topic in another state."""
+        return msgspec.structs.replace(self, state=state)
+
+    def topic_config(self) -> TopicConfig:
+        """The settings, checked and completed by the defaults."""
+        return TopicConfig(**self.config)
+
+    def to_bytes(self) -> bytes:
+        """As it stands in the registry."""
+        return msgspec.json.encode(self)
+
+
+def read_entry(stored: bytes, topic: str) -> TopicEntry:
+    """Read an entry.
+
+    :raises UnsupportedVersionError: a later release wrote it.
+    """
+    try:
+        entry = msgspec.json.decode(stored, type=TopicEntry)
+    except msgspec.MsgspecError as error:
+        msg = f"the registry's entry of topic {topic!r} cannot be read: {error}"
+        raise UnsupportedVersionError(msg) from error
+    if entry.v > ENTRY_VERSION:
+        msg = f"the registry's entry of topic {topic!r} has version {entry.v}; this release knows 1. Upgrade streamlayer"
+        raise UnsupportedVersionError(msg)
+    return entry
+
+
+def topics_in(entries: dict[str, bytes]) -> dict[str, TopicEntry]:
+    """All topics of a registry, by name."""
+    return {name: read_entry(stored, name) for name, stored in entries.items() if not name.startswith(":")}

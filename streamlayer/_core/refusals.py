@@ -1,0 +1,127 @@
+"""From a server's error text to what it means: a word for the client, or an error for the user.
+
+Every text is classified here once. *Certainly not applied* is the class of everything the server says: it answered,
+so it did not do it. What has an unknown result never reaches this file: a lost answer is the shell's to report.
+"""
+
+from __future__ import annotations
+
+from streamlayer import errors
+from streamlayer.errors import StreamlayerError
+
+
+class Refusal(Exception):
+    """A script refused with a word that the client acts on: ``SEGMENT``, ``GAP``, … or ``NOSCRIPT``.
+
+    :ivar word: the word.
+    :ivar detail: what stands behind it.
+    """
+
+    def __init__(self, word: str, detail: str) -> None:
+        super().__init__(f"{word} {detail}")
+        self.word = word
+        self.detail = detail
+
+
+_SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
+    "OOM": (errors.ServerFullError, "the server is at its maxmemory; nothing was written. Raise maxmemory, or keep less"),
+    "MISCONF": (errors.ServerReadOnlyError, "the server cannot write to its disk and refuses writes"),
+    "READONLY": (errors.ServerReadOnlyError, "this server is a replica and takes no writes"),
+    "LOADING": (errors.ServerUnavailableError, "the server is still loading its data"),
+    "MASTERDOWN": (errors.ServerUnavailableError, "this replica has lost its primary"),
+    "BUSY": (errors.ServerUnavailableError, "a script of somebody's keeps the server busy"),
+    "TRYAGAIN": (errors.ServerUnavailableError, "the keys are being moved to another node"),
+    "CLUSTERDOWN": (errors.ServerUnavailableError, "the cluster is down"),
+    "NOPERM": (errors.AuthorizationError, "the server's ACL does not allow it"),
+    "NOAUTH": (errors.AuthenticationFailedError, "the server wants a password: put it in the url, redis://user:password@host"),
+    "WRONGPASS": (errors.AuthenticationFailedError, "the user name or the password is wrong"),
+}
+
+
+def where(topic: str, partition: int | None) -> str:
+    """Name a partition in an error's text."""
+    return topic if partition is None else f"{topic}[{partition}]"
+
+
+def error_of(word: str, detail: str, place: str) -> StreamlayerError:
+    """The error that a script's word stands for."""
+    numbers = [int(part) for part in detail.split() if part.lstrip("-").isdigit()]
+    match word:
+        case "UNKNOWN_TOPIC":
+            return errors.UnknownTopicOrPartitionError(
+                f"{place} does not exist on the server. Create the topic, or check name, namespace and url"
+            )
+        case "TOPIC_REPLACED":
+            return errors.UnknownTopicIdError(
+                f"{place} was deleted and created again: it is another log now. Open it anew to go on"
+            )
+        case "OUT_OF_RANGE":
+            start, end = numbers
+            return errors.OffsetOutOfRangeError(f"{place} holds the offsets from {start} to before {end}", start)
+        case "TRUNCATED":
+            diverged, end = numbers
+            if diverged < 0:
+                return errors.LogTruncationError(f"{place}: the server lost records; where the logs part is unknown")
+            return errors.LogTruncationError(
+                f"{place}: the server lost records from offset {diverged} on; the log ends at {end} now", diverged
+            )
+        case "FOREIGN":
+            return errors.ForeignDataError(
+                f"{place}: the key {detail!r} holds data that streamlayer did not write. "
+                "Remove that key, or give streamlayer a namespace of its own (namespace=…)",
+                detail,
+            )
+        case "LAYOUT":
+            return errors.UnsupportedVersionError(
+                f"{place} has layout version {detail}; this release knows version 1. Upgrade streamlayer"
+            )
+        case "DAMAGED":
+            return errors.PartitionDamagedError(
+                f"{place} is damaged: {detail}. Stop the server, run `redis-check-aof --fix` or restore a backup, "
+                "start it again; or delete the topic"
+            )
+        case "FENCED_PRODUCER":
+            return errors.ProducerFencedError(
+                f"{place}: another producer with this one's id went on with epoch {detail}. Make a new Producer"
+            )
+        case "SEQUENCE_REUSED":
+            return errors.DuplicateSequenceNumberError(
+                f"{place}: sequence {detail} came before with other data: two producers share one id. "
+                "Make a new Producer"
+            )
+        case "STALE":
+            return errors.RequestTimedOutError(
+                f"{place}: the batch came after later ones and is too old to be looked up (next is {detail}): "
+                "it may be in the log"
+            )
+        case _:
+            return errors.BY_WORD[word](f"{place}: {word} {detail}")
+
+
+def error_from_reply(text: str, topic: str = "", partition: int | None = None) -> StreamlayerError | Refusal:
+    """Classify what the server answered.
+
+    :param text: the whole error line, its first word included.
+    :returns: a ``Refusal`` for the client, or the error to raise.
+    """
+    word, _, detail = text.partition(" ")
+    place = where(topic, partition) or "the topic registry"
+    if word in errors.WORDS_FOR_THE_CLIENT or word in {"NOSCRIPT", "TOO_LARGE", "BAD_TIMESTAMP", "STALE"}:
+        return Refusal(word, detail)
+    if word in errors.BY_WORD:
+        return error_of(word, detail, place)
+    if word == "WRONGTYPE":
+        return error_of("FOREIGN", "", place)
+    if "max number of clients" in text:
+        return errors.ServerUnavailableError(f"{place}: the server has no connection left (maxclients)")
+    if "unknown command" in text.lower() and any(name in text.lower() for name in ("eval", "script")):
+        return errors.ConfigurationError(
+            "this server runs no Lua scripts. With fakeredis: pip install 'fakeredis[lua]'"
+        )
+    if word in _SERVER_WORDS or word.lstrip("-") in _SERVER_WORDS:
+        kind, meaning = _SERVER_WORDS[word.lstrip("-")]
+        return kind(f"{place}: {meaning} (the server said: {text})")
+    for server_word, (kind, meaning) in _SERVER_WORDS.items():
+        if f" -{server_word} " in text or f": {server_word} " in text:
+            return kind(f"{place}: {meaning} (the server said: {text})")
+    return StreamlayerError(f"{place}: the server said: {text}")

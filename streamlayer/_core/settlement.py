@@ -1,0 +1,173 @@
+"""What each answer to a round of appends means for its batch: done, again, or given up.
+
+The rule that everything else follows: a refusal is a certain *no*, for the batch and for all behind it in its partition
+(there was a gap before their sequence numbers); no answer is *unknown*, and that batch is frozen. A refusal that the
+script did not get far enough to give (memory full, loading) says nothing about a copy that was sent before.
+
+No clock, no lock, no socket: outcomes in, decisions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from streamlayer._core.accumulator import Accumulator, Batch, PartitionQueue
+from streamlayer._core.calls import Appended
+from streamlayer._core.refusals import Refusal, error_of, where
+from streamlayer.errors import (
+    InvalidTimestampError,
+    MessageSizeTooLargeError,
+    RequestTimedOutError,
+    StreamlayerError,
+    UnknownTopicOrPartitionError,
+)
+
+
+_NOT_IN_THE_LOG = frozenset(
+    {"SEGMENT", "GAP", "GROWING", "STALE_GENERATION", "WRONG_PARTITION", "BAD_TIMESTAMP", "TOO_LARGE"}
+)
+"""Words that append.lua says after it looked for an earlier copy of the batch, and found none."""
+
+
+class Settlement:
+    """What came of one round.
+
+    :ivar done: batches that are appended or given up, in order: their waiters go on.
+    :ivar trouble: the last error after which something is tried again; ``None`` if all went well.
+    :ivar again: whether something was refused and can go again at once.
+    :ivar lost: partitions where the server no longer has what it had acknowledged.
+    :ivar gone: topics that are no longer there.
+    """
+
+    def __init__(self) -> None:
+        self.done: list[Batch] = []
+        self.trouble: StreamlayerError | None = None
+        self.again = False
+        self.lost: list[PartitionQueue] = []
+        self.gone: set[str] = set()
+
+
+def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterable[Any], now: int) -> Settlement:
+    """Decide about each batch of a round.
+
+    :param outcomes: for each batch an ``Appended``, a ``Refusal``, a ``StreamlayerError``, or an exception with an
+        ``error``, which stands for no answer.
+    """
+    result = Settlement()
+    refused: set[int] = set()
+    for batch, outcome in zip(batches, outcomes, strict=True):
+        if batch.done.is_set() or batch.error is not None:
+            continue  # given up together with one before it
+        partition = batch.partition
+        if isinstance(outcome, Appended):
+            partition.segment = outcome.segment
+            accumulator.succeed(batch, outcome.base_offset, outcome.append_time, now)
+            result.done.append(batch)
+        elif id(partition) in refused:
+            result.again = True  # a certain no: something before it was refused
+        elif isinstance(outcome, Refusal) and outcome.word in _NOT_IN_THE_LOG:
+            refused.add(id(partition))
+            for waiting in partition.sealed:
+                waiting.frozen = False
+            _refused(accumulator, batch, outcome, result)
+        elif isinstance(outcome, (Refusal, StreamlayerError)):
+            # Said before the script looked for an earlier copy: a frozen batch may be in the log all the same.
+            if not batch.frozen:
+                refused.add(id(partition))
+            if isinstance(outcome, Refusal):
+                _refused(accumulator, batch, outcome, result)
+            else:
+                _error(accumulator, batch, outcome, result)
+        else:
+            _unanswered(accumulator, batch, outcome.error, result)
+    return result
+
+
+def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: Settlement) -> None:
+    partition = batch.partition
+    place = where(partition.topic.name, partition.number)
+    result.again = True
+    match refusal.word:
+        case "SEGMENT":
+            partition.segment = int(refusal.detail)
+        case "GAP":
+            partition.next_epoch()
+            result.lost.append(partition)
+        case "BAD_TIMESTAMP":
+            oldest, newest = (int(part) for part in refusal.detail.split())
+            result.done += _bad_timestamps(accumulator, batch, oldest, newest)
+        case "TOO_LARGE":
+            msg = f"{place}: a batch is larger than the topic's max_message_bytes={refusal.detail}"
+            result.done += accumulator.fail(batch, MessageSizeTooLargeError(msg))
+        case "STALE":
+            batch.frozen = True
+            result.done += accumulator.fail(batch, error_of("STALE", refusal.detail, place))
+        case "NOSCRIPT":
+            result.trouble = StreamlayerError(f"{place}: the server forgets scripts as fast as they are loaded")
+        case _:
+            msg = f"{place}: its layout was changed ({refusal}) in a way this release cannot follow: make a new Producer"
+            result.done += accumulator.fail_all(partition, StreamlayerError(msg))
+
+
+def _bad_timestamps(accumulator: Accumulator, batch: Batch, oldest: int, newest: int) -> list[Batch]:
+    place = where(batch.partition.topic.name, batch.partition.number)
+    errors: dict[int, StreamlayerError] = {}
+    for i, timestamp in enumerate(batch.timestamps):
+        if not oldest <= timestamp <= newest:
+            msg = (
+                f"{place}: timestamp_ms={timestamp} is not within what the server takes now, {oldest} to {newest} "
+                "(the topic's retention to an hour ahead). A timestamp is in milliseconds since the epoch"
+            )
+            errors[i] = InvalidTimestampError(msg)
+    if len(errors) == len(batch.timestamps):
+        return accumulator.fail(batch, errors[0])
+    accumulator.failed += [(batch, error) for error in errors.values()]
+    batch.refuse(errors)
+    return []
+
+
+def _error(accumulator: Accumulator, batch: Batch, error: StreamlayerError, result: Settlement) -> None:
+    if error.retriable:
+        result.trouble = error
+        return
+    if isinstance(error, UnknownTopicOrPartitionError):
+        result.gone.add(batch.partition.topic.name)
+    result.done += accumulator.fail_all(batch.partition, error)
+
+
+def _unanswered(accumulator: Accumulator, batch: Batch, error: StreamlayerError, result: Settlement) -> None:
+    result.trouble = error
+    batch.frozen = True
+    if not accumulator.idempotent:
+        result.done += accumulator.fail(batch, _unknown(batch, error))
+
+
+def _unknown(batch: Batch, error: StreamlayerError) -> StreamlayerError:
+    place = where(batch.partition.topic.name, batch.partition.number)
+    unknown = RequestTimedOutError(f"{place}: a batch was sent and not answered: it may be in the log ({error})")
+    unknown.__cause__ = error
+    return unknown
+
+
+def give_up_late(accumulator: Accumulator, trouble: StreamlayerError | None, now: int) -> list[Batch]:
+    """Give up the batches whose ``delivery_timeout_ms`` is over.
+
+    :param trouble: why they were not delivered.
+    :returns: all that are done by this.
+    """
+    done: list[Batch] = []
+    while late := accumulator.expired(now):
+        for batch in late:
+            if batch.done.is_set() or batch.error is not None:
+                continue
+            place = where(batch.partition.topic.name, batch.partition.number)
+            took = f"{place}: not delivered within delivery_timeout_ms={accumulator.delivery_timeout_ms}"
+            if batch.frozen:
+                error: StreamlayerError = _unknown(batch, trouble or RequestTimedOutError(took))
+            elif trouble is not None:
+                error = type(trouble)(f"{took}; it was not written. The last trouble: {trouble}")
+            else:
+                error = RequestTimedOutError(f"{took}; it was not written")
+            done += accumulator.fail(batch, error)
+    return done

@@ -1,0 +1,120 @@
+-- append: add one batch to a partition, once for each (producer, epoch, sequence).
+-- KEYS: meta tail segs producers log index times
+-- ARGV: topic_id partition:int generation key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int frame channel
+-- returns: base_offset append_time open_segment epochs
+-- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION TOO_LARGE BAD_TIMESTAMP SEGMENT
+-- flags: -
+-- slot: one partition's
+-- cost: O(frame), some 20 commands at most; 15-35 us
+-- @include lib/reply
+-- @include lib/meta
+-- @include lib/epoch
+-- @include lib/producer
+-- @include lib/segment
+local HOUR_MS = 3600000
+
+local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'partitions', 'segment', 'segment_base',
+  'segment_bytes', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'epochs', 'armed',
+  'retention_ms', 'segment_limit', 'max_message_bytes', 'timestamp_type', 'growing', 'scan')
+if not m then return refusal end
+local now = server_ms()
+local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
+local p = {
+  next = tonumber(m[1]), segment = tonumber(m[4]), segment_base = tonumber(m[5]), segment_bytes = tonumber(m[6]),
+  segment_at = tonumber(m[7]), tail_base = tonumber(m[8]), tail_len = tonumber(m[9]), max_timestamp = tonumber(m[10]),
+  deadline = tonumber(m[11]), retention_ms = tonumber(m[14]),
+}
+local epochs, armed = m[12], m[13]
+
+-- A batch that was taken before is answered again, whatever has changed since.
+local entry = false
+if producer ~= '' then
+  entry = redis.pcall('HGET', producers, producer)
+  if type(entry) == 'table' then return refuse('FOREIGN', producers) end
+  local verdict, detail, time = judge_sequence(entry, producer_epoch, sequence, count, crc)
+  if verdict == 'duplicate' then
+    redis.call('HSET', producers, producer, touch_producer(entry, now))
+    return { tag, detail, time, p.segment, epochs }
+  end
+  if verdict ~= 'append' then return refuse(verdict, detail) end
+end
+
+if key_hash ~= '' then
+  if m[18] then return refuse('GROWING', m[18]) end
+  if generation ~= m[2] then return refuse('STALE_GENERATION', m[2]) end
+  if key_hash % tonumber(m[3]) ~= partition then return refuse('WRONG_PARTITION', m[3]) end
+end
+if #frame > tonumber(m[16]) then return refuse('TOO_LARGE', m[16]) end
+if m[17] == '1' then
+  max_timestamp = now
+else
+  local oldest = p.retention_ms >= 0 and now - p.retention_ms or 0
+  if min_timestamp < oldest or max_timestamp > now + HOUR_MS then
+    return refuse('BAD_TIMESTAMP', int(oldest) .. ' ' .. int(now + HOUR_MS))
+  end
+end
+if segment ~= p.segment then return refuse('SEGMENT', int(p.segment)) end
+for name, kind in pairs({ tail = 'string', segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
+  if not holds(keys[name], kind) then return refuse('FOREIGN', keys[name]) end
+end
+
+local function save()
+  redis.call('HSET', meta, 'next', int(p.next), 'segment', int(p.segment), 'segment_base', int(p.segment_base),
+    'segment_bytes', int(p.segment_bytes), 'segment_at', int(p.segment_at), 'tail_base', int(p.tail_base), 'tail_len',
+    int(p.tail_len), 'max_timestamp', int(p.max_timestamp), 'deadline', int(p.deadline))
+end
+
+-- A segment past its time ends here; the client comes again, naming the keys of the next one.
+if overdue(p, now) or aged(p, now) then
+  if overdue(p, now) then next_segment(p, keys) else close_segment(p, keys, now) end
+  save()
+  return refuse('SEGMENT', int(p.segment))
+end
+
+local token = server_token()
+local _, known = last_epoch(epochs)
+local torn = redis.call('STRLEN', tail) ~= p.tail_len
+if token ~= known or torn then
+  local damage = contradiction(p, keys)
+  if damage then
+    redis.call('HSET', meta, 'damaged', damage)
+    return refuse('DAMAGED', damage)
+  end
+  epochs = add_epoch(epochs, token, p.next)
+  redis.call('HSET', meta, 'epochs', epochs)
+end
+
+-- From here on nothing is refused.
+local milliseconds = now
+local stamp = {}
+for i = 6, 1, -1 do
+  stamp[i] = milliseconds % 256
+  milliseconds = math.floor(milliseconds / 256)
+end
+local stamped = string.char(unpack(stamp)) .. frame
+local base = p.next
+if p.segment_at == 0 then open_segment(p, keys, now) end
+if p.tail_len + #stamped > TAIL_LIMIT then seal_tail(p, keys) end
+p.max_timestamp = math.max(p.max_timestamp, max_timestamp)
+p.next = base + count
+if #stamped <= TAIL_LIMIT then
+  redis.call('APPEND', tail, stamped)
+  p.tail_len = p.tail_len + #stamped
+else
+  add_field(keys, base, p.next - 1, p.max_timestamp, stamped)
+  p.tail_base = p.next
+end
+p.segment_bytes = p.segment_bytes + #stamped
+renew_deadline(p, keys, now)
+if p.segment_bytes >= tonumber(m[15]) then close_segment(p, keys, now) end
+save()
+if producer ~= '' then
+  redis.call('HSET', producers, producer,
+    remember_batch(entry, producer_epoch, sequence, count, crc, base, now))
+  if not entry then redis.call('HSET', meta, 'scan', forget_idle_producers(producers, m[19] or '0', now)) end
+end
+if armed then
+  redis.call('HDEL', meta, 'armed')
+  redis.call('PUBLISH', channel, int(partition))
+end
+return { tag, base, now, p.segment, epochs }

@@ -1,0 +1,18 @@
+-- How every script answers: its tag and values, or a word with a detail. A script's time is the server's, read once.
+local function refuse(word, detail)
+  return redis.error_reply(word .. ' ' .. detail)
+end
+
+local function int(number)
+  return string.format('%d', number)
+end
+
+local function server_ms()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function holds(key, kind)
+  local found = redis.call('TYPE', key).ok
+  return found == kind or found == 'none'
+end

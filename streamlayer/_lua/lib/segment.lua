@@ -1,0 +1,81 @@
+-- Where a partition's frames lie: a tail string (the newest, small ones) and segments, each a hash of fields found
+-- through two sorted sets. `p` is the partition's state as the calling script read it and will write it back.
+local TAIL_LIMIT = 4080
+local SEGMENT_AGE_LIMIT_MS = 86400000
+
+local function field_name(offset)
+  return string.format('%016d', offset)
+end
+
+local function overdue(p, now)
+  return p.deadline > 0 and p.deadline <= now
+end
+
+local function aged(p, now)
+  if p.segment_at == 0 or p.retention_ms < 0 then return false end
+  return p.segment_at + math.min(p.retention_ms / 8, SEGMENT_AGE_LIMIT_MS) <= now
+end
+
+-- One field of the open segment: its frames, the last offset they hold, the segment's highest timestamp so far.
+local function add_field(keys, base, last, max_timestamp, frames)
+  local field = field_name(base)
+  redis.call('HSET', keys.log, field, frames)
+  redis.call('ZADD', keys.index, int(last), field)
+  redis.call('ZADD', keys.times, int(max_timestamp), field)
+end
+
+local function seal_tail(p, keys)
+  if p.tail_len == 0 then return end
+  add_field(keys, p.tail_base, p.next - 1, p.max_timestamp, redis.call('GET', keys.tail))
+  redis.call('SET', keys.tail, '', 'KEEPTTL')
+  p.tail_base, p.tail_len = p.next, 0
+end
+
+-- The first append of a segment makes its keys, so that from here on each declared key exists.
+local function open_segment(p, keys, now)
+  redis.call('HSET', keys.log, '-', '')
+  redis.call('ZADD', keys.index, -1, '-')
+  redis.call('ZADD', keys.times, -1, '-')
+  p.segment_at = now
+end
+
+local function next_segment(p, keys)
+  redis.call('SET', keys.tail, '')
+  p.segment, p.segment_base, p.segment_bytes, p.segment_at = p.segment + 1, p.next, 0, 0
+  p.tail_base, p.tail_len, p.deadline, p.max_timestamp = p.next, 0, 0, -1
+end
+
+local function close_segment(p, keys, now)
+  seal_tail(p, keys)
+  local member = string.format('%d:%d:%d:%d', p.segment, p.segment_base, p.segment_bytes, p.max_timestamp)
+  redis.call('ZADD', keys.segs, int(now), member)
+  if p.retention_ms >= 0 then
+    for _, name in ipairs({ 'log', 'index', 'times' }) do
+      redis.call('PEXPIREAT', keys[name], int(now + p.retention_ms))
+    end
+    redis.call('ZREMRANGEBYSCORE', keys.segs, 0, int(now - p.retention_ms))
+  end
+  next_segment(p, keys)
+end
+
+-- The open segment's keys end retention_ms after its newest record, at most 1/64 later: renewed when that is used up.
+local function renew_deadline(p, keys, now)
+  if p.retention_ms < 0 or now + p.retention_ms <= p.deadline then return end
+  p.deadline = now + p.retention_ms + math.floor(p.retention_ms / 64)
+  for _, name in ipairs({ 'tail', 'log', 'index', 'times' }) do
+    redis.call('PEXPIREAT', keys[name], int(p.deadline))
+  end
+end
+
+-- Nil if the keys agree with meta, else what does not.
+local function contradiction(p, keys)
+  if redis.call('STRLEN', keys.tail) ~= p.tail_len then return 'the tail is not as long as meta says' end
+  if p.segment_at == 0 then return nil end
+  local newest = redis.call('ZREVRANGE', keys.index, 0, 0, 'WITHSCORES')
+  local field, last = newest[1], tonumber(newest[2] or -2)
+  if last == -2 then return 'the index of segment ' .. int(p.segment) .. ' is gone' end
+  if last == -1 then last = p.segment_base - 1 end
+  if last + 1 ~= p.tail_base then return 'the index ends at ' .. int(last) .. ', the tail begins at ' .. int(p.tail_base) end
+  if redis.call('HEXISTS', keys.log, field) == 0 then return 'field ' .. field .. ' is gone' end
+  return nil
+end

@@ -1,0 +1,49 @@
+-- list_offsets: where a log begins and ends, and the field with the first record at or after a time.
+-- KEYS: meta tail segs log index times
+-- ARGV: topic_id timestamp:int segment:int
+-- returns: log_start next (base last bytes)?
+-- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED SEGMENT
+-- flags: no-writes
+-- slot: one partition's
+-- cost: O(closed segments + field); timestamp -1 asks for the two offsets only
+-- @include lib/reply
+-- @include lib/meta
+-- @include lib/log_start
+local m, refusal = read_meta(meta, topic_id, 'next', 'segment', 'segment_base', 'tail_base', 'tail_len', 'deadline',
+  'retention_ms', 'start', 'max_timestamp')
+if not m then return refusal end
+local now = server_ms()
+local p = {
+  next = tonumber(m[1]), segment = tonumber(m[2]), segment_base = tonumber(m[3]), tail_base = tonumber(m[4]),
+  deadline = tonumber(m[6]), retention_ms = tonumber(m[7]), start = tonumber(m[8]),
+}
+local start, first = log_start(segs, p, now)
+local reply = { tag, start, p.next }
+if timestamp < 0 or start == p.next then return reply end
+
+-- Each segment knows its own highest timestamp: the first that reaches the time holds the record.
+local holder = nil
+for _, member in ipairs(redis.call('ZRANGE', segs, 1, -1)) do
+  local number, _, _, max_timestamp = string.match(member, '^(%d+):(%d+):(%d+):(%-?%d+)$')
+  if tonumber(number) >= first and tonumber(max_timestamp) >= timestamp then
+    holder = tonumber(number)
+    break
+  end
+end
+if not holder then
+  if tonumber(m[9]) < timestamp then return reply end
+  holder = p.segment
+end
+if holder ~= segment then return refuse('SEGMENT', int(holder)) end
+
+if not holds(times, 'zset') then return refuse('FOREIGN', times) end
+local field = redis.call('ZRANGEBYSCORE', times, int(timestamp), '+inf', 'LIMIT', 0, 1)[1]
+if field then
+  local last, bytes = redis.call('ZSCORE', index, field), redis.call('HGET', log, field)
+  if not last or not bytes then return refuse('DAMAGED', 'field ' .. field .. ' is gone') end
+  reply[4], reply[5], reply[6] = tonumber(field), tonumber(last), bytes
+else
+  reply[4], reply[5], reply[6] = p.tail_base, p.next - 1, redis.call('GET', tail) or ''
+  if #reply[6] ~= tonumber(m[5]) then return refuse('DAMAGED', 'the tail is not as long as meta says') end
+end
+return reply

@@ -1,0 +1,161 @@
+"""The values users hold: records, positions, descriptions. Nothing here talks to a server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple
+
+import msgspec
+from typing_extensions import TypeVar
+
+if TYPE_CHECKING:
+    from streamlayer._config import TopicConfig
+
+K = TypeVar("K", default=bytes)
+V = TypeVar("V", default=bytes)
+
+CREATE_TIME = 0
+"""``timestamp_type`` of a record that carries its producer's time."""
+LOG_APPEND_TIME = 1
+"""``timestamp_type`` of a record that carries the server's time of its append."""
+
+
+class TopicPartition(NamedTuple):
+    """A topic and the number of one of its partitions. Equal to kafka-python's and aiokafka's of the same two."""
+
+    topic: str
+    partition: int
+
+
+class ConsumerRecord(msgspec.Struct, Generic[K, V], gc=False):
+    """One record as it was read.
+
+    :ivar topic: its topic.
+    :ivar partition: its partition.
+    :ivar offset: its place in the partition, from 0.
+    :ivar timestamp: ms since the epoch.
+    :ivar timestamp_type: 0 the producer's time, 1 the server's time of the append.
+    :ivar key: its key, deserialized; ``None`` if it has none.
+    :ivar value: its value, deserialized; ``None`` only if a null was sent.
+    :ivar headers: pairs of a name and bytes, in the order in which they were sent.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestamp_type: int
+    key: K | None
+    value: V
+    headers: tuple[tuple[str, bytes], ...]
+
+    @property
+    def topic_partition(self) -> TopicPartition:
+        """Where the record lies."""
+        return TopicPartition(self.topic, self.partition)
+
+
+class RecordMetadata(NamedTuple):
+    """Where a record went.
+
+    :ivar topic: the topic.
+    :ivar partition: the partition.
+    :ivar offset: its offset; -1 with ``acks=0``, where nobody waits to learn it.
+    :ivar timestamp: the record's time, ms since the epoch.
+    """
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+
+
+class AppendedRange(msgspec.Struct, frozen=True):
+    """A run of records that ``send_many`` appended, without a gap, to one partition.
+
+    :ivar topic: the topic.
+    :ivar partition: the partition.
+    :ivar base_offset: the first record's offset; -1 with ``acks=0``.
+    :ivar count: how many records.
+    """
+
+    topic: str
+    partition: int
+    base_offset: int
+    count: int
+
+    @property
+    def last_offset(self) -> int:
+        """The last record's offset; -1 with ``acks=0``."""
+        return self.base_offset + self.count - 1 if self.base_offset >= 0 else -1
+
+
+class OffsetAndTimestamp(NamedTuple):
+    """The answer to a look-up by time: the first record at or after it.
+
+    :ivar offset: that record's offset.
+    :ivar timestamp: that record's time, ms since the epoch.
+    """
+
+    offset: int
+    timestamp: int
+
+
+class Health(NamedTuple):
+    """How a client is doing, from memory.
+
+    :ivar ok: whether it can do its work now.
+    :ivar state: one word: ``new``, ``ok``, ``retrying``, ``failed`` or ``closed``.
+    :ivar reason: the last trouble in words; empty when there is none.
+    """
+
+    ok: bool
+    state: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class NewTopic:
+    """A topic to create.
+
+    :ivar name: 1 to 249 of ``a-z A-Z 0-9 . _ -``.
+    :ivar num_partitions: how many partitions; ``None`` takes the default, 4.
+    :ivar config: the topic's settings, a ``TopicConfig`` or a mapping with its (or Kafka's dotted) names.
+    """
+
+    name: str
+    num_partitions: int | None = None
+    config: TopicConfig | Mapping[str, object] | None = field(default=None, kw_only=True)
+
+
+class PartitionDescription(NamedTuple):
+    """One partition as the server holds it.
+
+    :ivar partition: its number.
+    :ivar log_start: the first offset it holds.
+    :ivar log_end: the offset the next record will get.
+    :ivar bytes: bytes of stored batches.
+    :ivar segments: how many segments.
+    """
+
+    partition: int
+    log_start: int
+    log_end: int
+    bytes: int
+    segments: int
+
+
+class TopicDescription(NamedTuple):
+    """One topic.
+
+    :ivar name: its name.
+    :ivar topic_id: 32 hex digits, drawn at creation: a topic deleted and created again has another.
+    :ivar config: its settings.
+    :ivar partitions: its partitions, by number.
+    """
+
+    name: str
+    topic_id: str
+    config: TopicConfig
+    partitions: tuple[PartitionDescription, ...]

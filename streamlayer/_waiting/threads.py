@@ -1,0 +1,272 @@
+"""Waiting with threads: the sync half of the pair. Same names and meanings as ``aio``."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+import redis
+from redis.client import Redis as Redis
+from redis.connection import AbstractConnection as Connection
+from redis.connection import ConnectionPool as ConnectionPool
+
+from streamlayer._core.accumulator import Batch
+from streamlayer._core.futures import error_of_record, metadata_of, run_callbacks
+from streamlayer._types import RecordMetadata
+from streamlayer.errors import RequestTimedOutError, StreamlayerError
+
+T = TypeVar("T")
+
+REPLY_TIMEOUT_MS = 5000
+"""How long an answer may take before the connection is given up; what it carried is unknown then."""
+logger = logging.getLogger("streamlayer")
+
+Lock = threading.Lock
+"""Held across waiting: one caller at a time on a connection."""
+
+OTHER_COLOUR = "this is an asyncio client: pass a redis.Redis, or use streamlayer.aio"
+
+
+def same_colour(client: object) -> bool:
+    """Whether a redis-py client belongs to this colour."""
+    return isinstance(client, redis.Redis)
+
+
+def monotonic_ms() -> int:
+    """A clock that only goes forward, in ms."""
+    return time.monotonic_ns() // 1_000_000
+
+
+def sleep_ms(milliseconds: float) -> None:
+    """Wait for a time, where there is nothing else to wait for (back-off)."""
+    time.sleep(milliseconds / 1000)
+
+
+def give_turn() -> None:
+    """Let others run: threads do so by themselves."""
+
+
+class Signal:
+    """A flag that one waiter sleeps on. ``wait`` clears it first thing after waking, before anything else is read."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Wake the waiter, now or at its next wait."""
+        if not self._event.is_set():
+            self._event.set()
+
+    def wait(self, timeout_ms: float | None) -> bool:
+        """Sleep until it is set or the time is over; tell which."""
+        woken = self._event.wait(None if timeout_ms is None else timeout_ms / 1000)
+        self._event.clear()
+        return woken
+
+
+class Latch:
+    """Set once, waited for by any number."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def set(self) -> None:
+        """Let all who wait go on."""
+        self._event.set()
+
+    def is_set(self) -> bool:
+        """Whether it was set."""
+        return self._event.is_set()
+
+    def wait(self, timeout_ms: float | None = None) -> bool:
+        """Sleep until it is set or the time is over; tell which."""
+        return self._event.wait(None if timeout_ms is None else max(0, timeout_ms) / 1000)
+
+
+class Inbox(Generic[T]):
+    """Messages to one waiter, put by any thread or signal handler."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[T] = queue.SimpleQueue()
+
+    def put(self, message: T) -> None:
+        """Leave a message. Safe in a signal handler."""
+        self._queue.put(message)
+
+    def get(self, timeout_ms: float) -> T | None:
+        """The next message; ``None`` after ``timeout_ms`` without one."""
+        try:
+            return self._queue.get(timeout=max(0, timeout_ms) / 1000)
+        except queue.Empty:
+            return None
+
+    def get_nowait(self) -> T | None:
+        """The next message that is there; ``None`` if there is none."""
+        try:
+            return self._queue.get_nowait()
+        except queue.Empty:
+            return None
+
+
+class Task:
+    """Something that runs beside its owner."""
+
+    def __init__(self, run: Callable[[], None], name: str) -> None:
+        self._thread = threading.Thread(target=self._guard, args=(run,), name=name, daemon=True)
+        self._thread.start()
+
+    def _guard(self, run: Callable[[], None]) -> None:
+        try:
+            run()
+        except Exception:
+            logger.exception("%s died", self._thread.name)
+
+    def is_alive(self) -> bool:
+        """Whether it still runs."""
+        return self._thread.is_alive()
+
+    def join(self, timeout_ms: float | None = None) -> bool:
+        """Wait for its end; tell whether it came."""
+        if self._thread is threading.current_thread():
+            return False
+        self._thread.join(None if timeout_ms is None else max(0, timeout_ms) / 1000)
+        return not self._thread.is_alive()
+
+
+def spawn(run: Callable[[], None], name: str) -> Task:
+    """Start something beside the caller."""
+    return Task(run, name)
+
+
+class Home:
+    """Where an object lives: a process. ``check`` tells a call from elsewhere."""
+
+    def __init__(self) -> None:
+        self._pid = os.getpid()
+
+    def trouble(self) -> str | None:
+        """Why this caller may not use the object; ``None`` if it may."""
+        if os.getpid() != self._pid:
+            return "it was made before a fork: make a new one in the child"
+        return None
+
+
+def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
+    """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
+
+    :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
+    :raises redis.TimeoutError: no answer within the connection's ``socket_timeout``.
+    """
+    connection.send_packed_command(request, check_health=False)
+    while len(replies) < count:
+        try:
+            replies.append(connection.read_response(disable_decoding=True))
+        except redis.ResponseError as error:
+            replies.append(error)
+
+
+def receive(connection: Connection, timeout_ms: float) -> Any:
+    """The next pushed message of a subscribed connection; ``None`` after ``timeout_ms`` without one."""
+    if not connection.can_read(timeout_ms / 1000):
+        return None
+    return connection.read_response(disable_decoding=True)
+
+
+class RecordFuture(msgspec.Struct, gc=False, eq=False):
+    """What becomes of one record. Costs next to nothing until it is asked.
+
+    ``result`` waits for it; waiting ends lingering.
+    """
+
+    batch: Batch
+    index: int
+    hurry: Callable[[Batch], None]
+
+    def done(self) -> bool:
+        """Whether it is decided."""
+        return self.batch.done.is_set()
+
+    def add_done_callback(self, fn: Callable[[RecordFuture], object]) -> None:
+        """Call ``fn`` with this future when it is decided; at once if it is. It must not block."""
+        batch = self.batch
+        if batch.callbacks is None:
+            batch.callbacks = []
+        batch.callbacks.append(lambda: fn(self))
+        if batch.done.is_set():
+            run_callbacks(batch)
+
+    def _wait(self, timeout_ms: float | None) -> None:
+        if not self.batch.done.is_set():
+            self.hurry(self.batch)
+            if not self.batch.done.wait(timeout_ms):
+                msg = f"no answer within timeout_ms={timeout_ms}; the record is still on its way"
+                raise RequestTimedOutError(msg)
+
+    def result(self, timeout_ms: float | None = None) -> RecordMetadata:
+        """Wait for the record to be in the log.
+
+        :param timeout_ms: how long; ``None`` as long as the producer tries.
+        :returns: where it is.
+        :raises RequestTimedOutError: not decided in time; the producer goes on trying.
+        :raises StreamlayerError: it is not, or may not be, in the log.
+        """
+        self._wait(timeout_ms)
+        return metadata_of(self.batch, self.index)
+
+    def exception(self, timeout_ms: float | None = None) -> StreamlayerError | None:
+        """Wait for the outcome: ``None`` if the record is in the log, else the error."""
+        self._wait(timeout_ms)
+        return error_of_record(self.batch, self.index)
+
+
+class Closable(Protocol):
+    """What can be told that the interpreter ends, or that this process is a fork's child."""
+
+    def flush(self, *, timeout_ms: int | None = None) -> None: ...
+
+    def _after_fork(self) -> None: ...
+
+
+_open: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def remember(producer: Closable) -> None:
+    """Flush it when the interpreter ends, and start it clean in a fork's child."""
+    _open.add(producer)
+
+
+def forget(producer: Closable) -> None:
+    """It was closed."""
+    _open.discard(producer)
+
+
+EXIT_MS = 5000
+"""What is left in producers that nobody closed is sent at the interpreter's end, for this long at most."""
+
+
+def _exit() -> None:
+    deadline = monotonic_ms() + EXIT_MS
+    for producer in list(_open):
+        try:
+            producer.flush(timeout_ms=max(1, deadline - monotonic_ms()))
+        except Exception as error:
+            logger.warning("records were left in %r at exit: %s", producer, error)
+
+
+def _fork() -> None:
+    for producer in list(_open):
+        producer._after_fork()
+
+
+atexit.register(_exit)
+os.register_at_fork(after_in_child=_fork)
