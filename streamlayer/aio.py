@@ -1,6 +1,8 @@
 """The same three, for asyncio: ``Producer``, ``Consumer`` and ``Admin``, with the same names and arguments."""
 
-from streamlayer._async.admin import Admin as Admin
-from streamlayer._async.producer import Producer as Producer
+from streamlayer._async.admin import Admin
+from streamlayer._async.consumer import Consumer
+from streamlayer._async.producer import Producer
+from streamlayer._waiting.aio import RecordFuture
 
-__all__ = ["Admin","Producer"]
+__all__ = ["Admin", "Consumer", "Producer", "RecordFuture"]

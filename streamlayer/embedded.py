@@ -225,8 +225,7 @@ class Server:
 
     def _attach_or_launch(self, folder: str) -> _Running:
         """The folder's lock decides: free, start a server; taken, wait until the one that has it answers."""
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        loading = False
+        deadline, loading = time.monotonic() + _START_TIMEOUT_S, False
         while True:
             if not _keeper.is_locked(folder):
                 found = self._launch(folder)
@@ -313,7 +312,6 @@ def _start_keeper(spec: dict[str, object]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C in a terminal is for the owner, which then stops the server itself
-        env={**os.environ, "LC_ALL": "C"},  # servers refuse to start where the locale is not installed
     )
 
 

@@ -12,7 +12,7 @@ import subprocess
 from dataclasses import dataclass, field
 from importlib import metadata
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import redis
@@ -93,7 +93,7 @@ def binary(kind: str) -> str:
     return path
 
 
-def missing(kind: str, advice: str) -> Any:
+def missing(kind: str, advice: str) -> NoReturn:
     """Skip the test that needs this server; in CI, fail it."""
     message = f"no {kind} server on this machine: {advice}"
     if os.environ.get("CI") == "true":

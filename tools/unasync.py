@@ -50,7 +50,8 @@ PATTERNS = (
     (r"\b_async\b", "_sync"),
     (r"\basync_\b", "sync_"),
     (r"\bstreamlayer\.aio\b", "streamlayer"),
-    (r"\bfrom streamlayer import aio as sl\b", "import streamlayer as sl"),
+    (r"\baio_args\b", "sync_args"),
+    (r"\baio_wait_until\b", "sync_wait_until"),
 )
 
 Pattern = tuple[str, str]

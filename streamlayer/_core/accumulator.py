@@ -103,9 +103,7 @@ class Batch:
         if self._frame is None:
             if self.headers is not None:
                 self.headers += [None] * (len(self.values) - len(self.headers))
-            self._frame = encode_frame(
-                self.timestamps, self.keys, self.values, self.headers, compression=compression
-            )
+            self._frame = encode_frame(self.timestamps, self.keys, self.values, self.headers, compression=compression)
         return self._frame
 
     def set_headers(self, headers: Headers, count: int = 1) -> None:

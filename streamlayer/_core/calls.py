@@ -71,6 +71,7 @@ class Fetched(NamedTuple):
     :ivar segment: the open segment.
     :ivar generation: the topic's layout generation.
     :ivar epochs: the log's epochs.
+    :ivar tail_base: the first offset that is not in a sealed field.
     :ivar fields: what was read; empty at the end of the log.
     """
 
@@ -79,6 +80,7 @@ class Fetched(NamedTuple):
     segment: int
     generation: int
     epochs: str
+    tail_base: int
     fields: list[Field]
 
 
@@ -175,8 +177,8 @@ def _fields(flat: Reply) -> list[Field]:
 
 
 def _fetched(reply: Reply) -> Fetched:
-    end, start, segment, generation, epochs, *fields = reply
-    return Fetched(end, start, segment, int(generation), epochs.decode(), _fields(fields))
+    end, start, segment, generation, epochs, tail_base, *fields = reply
+    return Fetched(end, start, segment, int(generation), epochs.decode(), tail_base, _fields(fields))
 
 
 def fetch(
@@ -212,9 +214,7 @@ def _listed(reply: Reply) -> ListedOffsets:
     return ListedOffsets(start, end, Field(*field) if field else None)
 
 
-def list_offsets(
-    keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0
-) -> Call[ListedOffsets]:
+def list_offsets(keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0) -> Call[ListedOffsets]:
     """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into."""
     return Call(
         scripts.LIST_OFFSETS,

@@ -101,7 +101,11 @@ class Run(NamedTuple):
 def _ends(keys: Sequence[bytes | None], values: Sequence[bytes | None], extra: int) -> list[int]:
     try:
         plain = cast("Sequence[bytes]", values)
-        sizes = list(map(len, plain)) if not keys else list(map(add, map(len, cast("Sequence[bytes]", keys)), map(len, plain)))
+        sizes = (
+            list(map(len, plain))
+            if not keys
+            else list(map(add, map(len, cast("Sequence[bytes]", keys)), map(len, plain)))
+        )
     except TypeError:  # a null among them
         sizes = [len(key or b"") + len(value or b"") for key, value in zip_longest(keys, values)]
     overhead = extra + (7 if max(sizes) < 256 else 19)  # noqa: PLR2004 - longer ones have longer length prefixes

@@ -63,7 +63,9 @@ def read_entry(stored: bytes, topic: str) -> TopicEntry:
         msg = f"the registry's entry of topic {topic!r} cannot be read: {error}"
         raise UnsupportedVersionError(msg) from error
     if entry.v > ENTRY_VERSION:
-        msg = f"the registry's entry of topic {topic!r} has version {entry.v}; this release knows 1. Upgrade streamlayer"
+        msg = (
+            f"the registry's entry of topic {topic!r} has version {entry.v}; this release knows 1. Upgrade streamlayer"
+        )
         raise UnsupportedVersionError(msg)
     return entry
 

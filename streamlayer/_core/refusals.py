@@ -24,7 +24,10 @@ class Refusal(Exception):
 
 
 _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
-    "OOM": (errors.ServerFullError, "the server is at its maxmemory; nothing was written. Raise maxmemory, or keep less"),
+    "OOM": (
+        errors.ServerFullError,
+        "the server is at its maxmemory; nothing was written. Raise maxmemory, or keep less",
+    ),
     "MISCONF": (errors.ServerReadOnlyError, "the server cannot write to its disk and refuses writes"),
     "READONLY": (errors.ServerReadOnlyError, "this server is a replica and takes no writes"),
     "LOADING": (errors.ServerUnavailableError, "the server is still loading its data"),
@@ -33,7 +36,10 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
     "TRYAGAIN": (errors.ServerUnavailableError, "the keys are being moved to another node"),
     "CLUSTERDOWN": (errors.ServerUnavailableError, "the cluster is down"),
     "NOPERM": (errors.AuthorizationError, "the server's ACL does not allow it"),
-    "NOAUTH": (errors.AuthenticationFailedError, "the server wants a password: put it in the url, redis://user:password@host"),
+    "NOAUTH": (
+        errors.AuthenticationFailedError,
+        "the server wants a password: put it in the url, redis://user:password@host",
+    ),
     "WRONGPASS": (errors.AuthenticationFailedError, "the user name or the password is wrong"),
 }
 

@@ -106,7 +106,9 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
         case "NOSCRIPT":
             result.trouble = StreamlayerError(f"{place}: the server forgets scripts as fast as they are loaded")
         case _:
-            msg = f"{place}: its layout was changed ({refusal}) in a way this release cannot follow: make a new Producer"
+            msg = (
+                f"{place}: its layout was changed ({refusal}) in a way this release cannot follow: make a new Producer"
+            )
             result.done += accumulator.fail_all(partition, StreamlayerError(msg))
 
 

@@ -1,7 +1,7 @@
 -- fetch: read a partition from a position, as whole fields, up to about max_bytes (one field at least).
 -- KEYS: meta tail segs log index
 -- ARGV: topic_id position:int max_bytes:int segment:int tail_base:int tail_have:int pairs_read arm:int
--- returns: next log_start open_segment generation epochs (base last bytes)*
+-- returns: next log_start open_segment generation epochs tail_base (base last bytes)*
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED OUT_OF_RANGE TRUNCATED SEGMENT
 -- flags: allow-oom
 -- slot: one partition's
@@ -41,21 +41,21 @@ if position < start or position > p.next then
   return refuse('OUT_OF_RANGE', int(start) .. ' ' .. int(p.next))
 end
 
-local reply = { tag, p.next, start, p.segment, m[2], epochs }
+local reply = { tag, p.next, start, p.segment, m[2], epochs, p.tail_base }
 local size = 0
 local function add(base, last, bytes)
   reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = base, last, bytes
   size = size + #bytes
 end
 
+local from = position
 if position < p.tail_base then
   local holder = p.segment
   if position < p.segment_base then holder = closed_segment_of(segs, position) or start_segment end
   if holder ~= segment then return refuse('SEGMENT', int(holder)) end
   if not holds(log, 'hash') then return refuse('FOREIGN', log) end
   if not holds(index, 'zset') then return refuse('FOREIGN', index) end
-  local from = position
-  while size < max_bytes do
+  repeat
     local wanted = math.min(64, math.max(1, math.ceil((max_bytes - size) / 65536)))
     local found = redis.call('ZRANGEBYSCORE', index, int(from), '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
     for i = 1, #found, 2 do
@@ -65,20 +65,17 @@ if position < p.tail_base then
       from = tonumber(found[i + 1]) + 1
       add(tonumber(found[i]), from - 1, bytes)
     end
-    if #found < 2 * wanted then break end
-  end
+  until #found < 2 * wanted or size >= max_bytes
   if size == 0 then return refuse('DAMAGED', 'no field of segment ' .. int(holder) .. ' holds ' .. int(position)) end
-  return reply
-end
-
-if position < p.next then
+elseif position < p.next then
   if not holds(tail, 'string') then return refuse('FOREIGN', tail) end
-  local base, from = p.tail_base, 0
-  if tail_base == p.tail_base and tail_have <= p.tail_len then base, from = position, tail_have end
-  local bytes = redis.call('GETRANGE', tail, from, -1)
-  if #bytes ~= p.tail_len - from then return refuse('DAMAGED', 'the tail is not as long as meta says') end
-  add(base, p.next - 1, bytes)
+  local base, have = p.tail_base, 0
+  if tail_base == p.tail_base and tail_have <= p.tail_len then base, have = position, tail_have end
+  local bytes = redis.call('GETRANGE', tail, have, -1)
+  if #bytes ~= p.tail_len - have then return refuse('DAMAGED', 'the tail is not as long as meta says') end
+  from = p.next
+  add(base, from - 1, bytes)
 end
 -- The reader has all there is: the next append must wake it.
-if arm == 1 and not m[10] then redis.call('HSET', meta, 'armed', '1') end
+if from == p.next and arm == 1 and not m[10] then redis.call('HSET', meta, 'armed', '1') end
 return reply

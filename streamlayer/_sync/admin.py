@@ -121,9 +121,7 @@ class Admin:
         for number in range(entry.partitions):
             keys = partition_keys(self._client.namespace, name, number)
             found = self._client.call(calls.describe_partition(keys, topic_id=entry.id))
-            partitions.append(
-                PartitionDescription(number, found.log_start, found.next, found.bytes, found.segments)
-            )
+            partitions.append(PartitionDescription(number, found.log_start, found.next, found.bytes, found.segments))
         return TopicDescription(name, entry.id, entry.topic_config(), tuple(partitions))
 
     def _unknown(self, name: str) -> str:

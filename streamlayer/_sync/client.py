@@ -38,9 +38,7 @@ def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction
         msg = f"redis={kind}: {hint}"
         raise ConfigurationError(msg)
     pool = client.connection_pool
-    return Settings(
-        pool.connection_class, connection_options(pool.connection_kwargs), allow_eviction=allow_eviction
-    )
+    return Settings(pool.connection_class, connection_options(pool.connection_kwargs), allow_eviction=allow_eviction)
 
 
 def _settings_of_url(url: str, *, allow_eviction: bool) -> Settings:

@@ -97,9 +97,7 @@ def delete_topic(client: Client, name: str) -> bool:
             return False
         if entry.state != DELETING:
             doomed = entry.with_state(DELETING)
-            change = client.call(
-                calls.registry(client.namespace, name, entry.to_bytes(), doomed.to_bytes())
-            )
+            change = client.call(calls.registry(client.namespace, name, entry.to_bytes(), doomed.to_bytes()))
             if not change.changed:
                 continue
             entry = doomed

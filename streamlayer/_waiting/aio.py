@@ -239,6 +239,15 @@ async def exchange(connection: Connection, request: list[bytes], replies: list[A
         raise
 
 
+async def transmit(connection: Connection, *command: str) -> None:
+    """Send a command without reading its answer."""
+    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+
+
+def hang_up(connection: Connection) -> None:
+    """End a connection on which somebody else waits: the task that does is cancelled by who joins it."""
+
+
 async def receive(connection: Connection, timeout_ms: float) -> Any:
     """The next pushed message of a subscribed connection; ``None`` after ``timeout_ms`` without one."""
     return await connection.read_response(disable_decoding=True, timeout=timeout_ms / 1000)

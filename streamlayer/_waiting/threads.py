@@ -6,6 +6,7 @@ import atexit
 import logging
 import os
 import queue
+import socket
 import threading
 import time
 import weakref
@@ -173,6 +174,21 @@ def exchange(connection: Connection, request: list[bytes], replies: list[Any], c
             replies.append(connection.read_response(disable_decoding=True))
         except redis.ResponseError as error:
             replies.append(error)
+
+
+def transmit(connection: Connection, *command: str) -> None:
+    """Send a command without reading its answer."""
+    connection.send_packed_command(connection.pack_command(*command), check_health=False)
+
+
+def hang_up(connection: Connection) -> None:
+    """End a connection on which another thread waits: its read ends at once."""
+    sock = connection._get_socket()
+    if isinstance(sock, socket.socket):
+        try:
+            sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it has ended
 
 
 def receive(connection: Connection, timeout_ms: float) -> Any:

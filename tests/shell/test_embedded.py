@@ -78,7 +78,7 @@ class Owner:
 
 
 @contextmanager
-def owner(binary: str, data_dir: Path | str = "", **environment: str) -> Iterator[Owner]:
+def owner(binary: str, data_dir: Path | str = "") -> Iterator[Owner]:
     """Run OWNER in a process group of its own; end it by SIGKILL if it is still there."""
     process = subprocess.Popen(
         [sys.executable, "-c", OWNER, binary, str(data_dir)],
@@ -86,7 +86,7 @@ def owner(binary: str, data_dir: Path | str = "", **environment: str) -> Iterato
         stdout=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     with process:
         try:
@@ -250,12 +250,6 @@ def test_odd_folder_name(binary: str, tmp_path: Path) -> None:
         assert client(server).ping()
 
 
-def test_missing_locale(binary: str) -> None:
-    """A locale in the environment that the machine does not have (servers refuse that) is no obstacle."""
-    with owner(binary, LC_ALL="xx_YY.UTF-8") as other:
-        assert client(other.said["url"]).ping()
-
-
 def test_repr_tells_what_one_asks_first(binary: str, tmp_path: Path) -> None:
     """The repr says where the server is, whether it runs, and who started it."""
     server = Server(tmp_path, binary=binary)
@@ -415,10 +409,21 @@ def test_interrupt_from_the_terminal(binary: str) -> None:
     with owner(binary) as other:
         other.do("signal.signal(signal.SIGINT, lambda *_: print('interrupted', flush=True))")
         url = other.said["url"]
+        assert os.getpgid(other.server_pid) != other.process.pid
         os.killpg(other.process.pid, signal.SIGINT)
         assert other.process.stdout is not None
         assert other.process.stdout.readline() == "interrupted\n"
         assert client(url).ping()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_the_server_itself_holds_the_lock(binary: str, tmp_path: Path) -> None:
+    """The folder is taken for as long as the server lives, not for as long as somebody remembers that it does."""
+    with Server(tmp_path, binary=binary) as server:
+        files = [descriptor.resolve() for descriptor in Path(f"/proc/{server.pid}/fd").iterdir()]
+        assert tmp_path / "server.lock" in files
+        assert _keeper.is_locked(str(tmp_path))
+    assert not _keeper.is_locked(str(tmp_path))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ties a process to its parent")

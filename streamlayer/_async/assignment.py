@@ -1,0 +1,245 @@
+"""Which partitions a consumer reads: subscribed to by topic or pattern and looked up, or assigned by hand."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterable, Mapping
+
+from streamlayer._async.client import Client
+from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
+from streamlayer._async.registry import open_topic
+from streamlayer._core.entries import READY, TopicEntry
+from streamlayer._core.keys import check_name, partition_keys, registry_channel
+from streamlayer._core.positions import PartitionPosition
+from streamlayer._core.refusals import where
+from streamlayer._types import TopicPartition
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import ConfigurationError, IllegalStateError, UnknownTopicOrPartitionError
+
+logger = logging.getLogger("streamlayer")
+
+LOOK_AGAIN_MS = 1000
+
+
+class Assignment:
+    """The partitions of one consumer.
+
+    :ivar topics: subscribed to, or matched by the pattern.
+    :ivar positions: the partitions that are read, by topic and number.
+    """
+
+    def __init__(self, client: Client, offsets: Offsets, auto_offset_reset: str) -> None:
+        self._client = client
+        self._offsets = offsets
+        self._reset = auto_offset_reset
+        self.topics: set[str] = set()
+        self.positions: dict[TopicPartition, PartitionPosition] = {}
+        self._pattern: re.Pattern[str] | None = None
+        self._by_hand: list[TopicPartition] = []
+        self._seeks: dict[TopicPartition, int] = {}
+        self._channels: dict[str, TopicPartition] = {}
+        self._seen_once = False
+        self._late: set[str] = set()
+        self._warned: set[str] = set()
+        self._dirty = True
+        self._looked_at = 0
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to read, or to wait for."""
+        return bool(self.topics or self._pattern or self._by_hand)
+
+    def assigned(self) -> set[TopicPartition]:
+        """What is read."""
+        return set(self._by_hand) if self._by_hand else set(self.positions)
+
+    # --- what is wanted ----------------------------------------------------------------------------------------------
+
+    def subscribe(self, topics: Iterable[str], pattern: str | re.Pattern[str] | None) -> None:
+        """Want topics, or those that match."""
+        if self._by_hand:
+            msg = "partitions were assigned by hand: unsubscribe() before subscribe()"
+            raise IllegalStateError(msg)
+        if isinstance(topics, str):
+            msg = f"subscribe takes a list of topics: subscribe([{topics!r}])"
+            raise TypeError(msg)
+        names = {check_name(topic) for topic in topics}
+        if bool(names) == (pattern is not None):
+            msg = "subscribe to topics or to a pattern: one of them. To read nothing, unsubscribe()"
+            raise ConfigurationError(msg)
+        try:
+            compiled = re.compile(pattern) if pattern is not None else None
+        except re.error as error:
+            msg = f"pattern {pattern!r} is no regular expression: {error}"
+            raise ConfigurationError(msg) from None
+        self.positions = {tp: position for tp, position in self.positions.items() if tp.topic in names}
+        self.topics, self._pattern = names, compiled
+        self._forget()
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Want these partitions."""
+        if self.topics or self._pattern:
+            msg = "topics were subscribed to: unsubscribe() before assign()"
+            raise IllegalStateError(msg)
+        wanted = [TopicPartition(check_name(tp[0]), tp[1]) for tp in partitions]
+        for tp in wanted:
+            if not isinstance(tp.partition, int) or tp.partition < 0:
+                msg = f"{tp!r}: a partition is a number from 0 on"
+                raise ConfigurationError(msg)
+        self._by_hand = list(dict.fromkeys(wanted))
+        self.positions = {tp: position for tp, position in self.positions.items() if tp in self._by_hand}
+        self._forget()
+
+    def clear(self) -> None:
+        """Want nothing."""
+        self.topics, self._pattern, self._by_hand = set(), None, []
+        self.positions = {}
+        self._forget()
+
+    def _forget(self) -> None:
+        self._seeks.clear()
+        self._late.clear()
+        self._warned.clear()
+        self._seen_once = False
+        self._dirty = True
+
+    # --- what is there -----------------------------------------------------------------------------------------------
+
+    async def keep_up(self, now: int) -> None:
+        """Look the topics up if something may have changed."""
+        looking = bool(self._late or self._pattern) and now - self._looked_at >= LOOK_AGAIN_MS
+        if self.wanted and (self._dirty or looking):
+            await self.refresh()
+
+    async def refresh(self) -> None:
+        """Look the topics up, and begin to read what is new.
+
+        :raises UnknownTopicOrPartitionError: a topic has not the partition that was assigned.
+        """
+        self._looked_at = waiting.monotonic_ms()
+        entries = await self._client.topics()
+        for name, entry in entries.items():
+            if entry.state != READY and (name in self.topics or any(tp.topic == name for tp in self._by_hand)):
+                finished = await open_topic(self._client, name, LOOK_AGAIN_MS)
+                if finished is not None:
+                    entries[name] = finished
+        ready = {name: entry for name, entry in entries.items() if entry.state == READY}
+        if self._pattern is not None:
+            matched = {name for name in ready if self._pattern.fullmatch(name)}
+            self._late |= matched - self.topics if self._seen_once else set()
+            self.topics |= matched
+        wanted = self._by_hand or [
+            TopicPartition(topic, number)
+            for topic in sorted(self.topics)
+            if topic in ready
+            for number in range(ready[topic].partitions)
+        ]
+        await self._begin([tp for tp in wanted if tp not in self.positions and tp.topic in ready], ready)
+        self._note_missing({tp.topic for tp in self._by_hand} or self.topics, ready)
+        self._seen_once = True
+        self._dirty = False
+
+    async def _begin(self, tps: list[TopicPartition], ready: Mapping[str, TopicEntry]) -> None:
+        """Begin to read partitions: at the seek made before, where the subscription began, or at a late one's start."""
+        new = [self._position(tp, ready[tp.topic]) for tp in tps]
+        known = {tp.topic for tp in self.positions}
+        first = [p for p in new if p.tp.topic not in self._late and p.tp.topic not in known]
+        policy = LATEST if self._reset == "latest" else EARLIEST
+        starts = dict(zip((p.tp for p in first), await self._offsets.find(first, policy), strict=True))
+        others = [p for p in new if p.tp not in starts]
+        starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST), strict=True)
+        for position in new:
+            position.seek(self._seeks.pop(position.tp, starts[position.tp]))
+            self.positions[position.tp] = position
+
+    def _position(self, tp: TopicPartition, entry: TopicEntry) -> PartitionPosition:
+        if tp.partition >= entry.partitions:
+            msg = f"{tp.topic} has the partitions 0 to {entry.partitions - 1}, not {tp.partition}"
+            raise UnknownTopicOrPartitionError(msg)
+        keys = partition_keys(self._client.namespace, *tp)
+        return PartitionPosition(tp, keys, entry.id, entry.generation, 0)
+
+    def _note_missing(self, wanted: set[str], ready: Mapping[str, TopicEntry]) -> None:
+        """Warn once of each topic that is waited for; read it from its first record when it comes."""
+        missing = wanted - set(ready)
+        self._late |= missing
+        for name in sorted(missing - self._warned):
+            near = difflib.get_close_matches(name, list(ready), n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(ready)[:10] or 'no topics'}"
+            logger.warning("topic %r does not exist yet and is waited for; %s", name, hint)
+        self._warned |= missing
+
+    # --- one of them -------------------------------------------------------------------------------------------------
+
+    def position_of(self, tp: TopicPartition) -> PartitionPosition:
+        """A partition that is read.
+
+        :raises IllegalStateError: it is not.
+        """
+        position = self.positions.get(tp)
+        if position is None:
+            msg = f"{where(*tp)} is not assigned to this consumer; assigned are {sorted(self.positions)[:10] or 'none'}"
+            raise IllegalStateError(msg)
+        return position
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Go on at an offset, now or when the partition is found."""
+        tp = TopicPartition(*tp)
+        if tp in self.positions:
+            self.positions[tp].seek(offset)
+        elif tp in self._by_hand or tp.topic in self.topics:
+            self._seeks[tp] = offset
+        else:
+            self.position_of(tp)
+
+    def behind(self, ends: Mapping[TopicPartition, int]) -> bool:
+        """Whether a partition that is not paused has records before its end."""
+        return any(p.position < ends.get(tp, 0) and not p.paused for tp, p in self.positions.items())
+
+    def lost_topic(self, topic: str) -> None:
+        """A topic was deleted: what was read of it is over; if it comes again, it is read from its first record."""
+        self.positions = {tp: position for tp, position in self.positions.items() if tp.topic != topic}
+        self._late.add(topic)
+        self._dirty = True
+
+    def changed(self) -> None:
+        """Something of the topics changed."""
+        self._dirty = True
+
+    async def look_up(self, tps: Iterable[TopicPartition]) -> list[PartitionPosition]:
+        """Any partitions, assigned or not, to ask something of.
+
+        :raises UnknownTopicOrPartitionError: there is none such.
+        """
+        asked = [TopicPartition(*tp) for tp in tps]
+        entries = {topic: await self.entry(topic) for topic in sorted({tp.topic for tp in asked})}
+        return [self._position(tp, entries[tp.topic]) for tp in asked]
+
+    async def entry(self, topic: str) -> TopicEntry:
+        """A topic that is there.
+
+        :raises UnknownTopicOrPartitionError: there is none.
+        """
+        entry = await open_topic(self._client, check_name(topic), 10_000)
+        if entry is None:
+            msg = f"there is no topic {topic!r} in namespace {self._client.namespace!r}"
+            raise UnknownTopicOrPartitionError(msg)
+        return entry
+
+    # --- wake-ups ----------------------------------------------------------------------------------------------------
+
+    def channels(self) -> list[str]:
+        """The channels to listen on."""
+        if len(self._channels) != len(self.positions):
+            self._channels = {position.keys.channel: tp for tp, position in self.positions.items()}
+        return [registry_channel(self._client.namespace), *self._channels]
+
+    def woken(self, channel: str) -> None:
+        """Something was said on a channel."""
+        tp = self._channels.get(channel)
+        if tp in self.positions:
+            self.positions[tp].waiting = False
+        elif tp is None:
+            self._dirty = True

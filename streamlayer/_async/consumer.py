@@ -1,0 +1,513 @@
+"""``Consumer``: reads partitions from a position, hands records out, and waits for more without asking.
+
+Without a group it reads all partitions of its topics, new ones too, and commits nothing. What was fetched and how far
+it was handed out is the core's (``positions``); which partitions there are is ``assignment``'s; this file asks,
+waits and hands out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from datetime import datetime
+from threading import Lock
+from types import TracebackType
+from typing import Any, Generic
+
+from typing_extensions import Never, Self
+
+from streamlayer._async.assignment import Assignment
+from streamlayer._async.client import Client
+from streamlayer._async.fetcher import Fetcher
+from streamlayer._async.offsets import Offsets
+from streamlayer._async.subscriber import Subscriber
+from streamlayer._config import ConsumerOptions, checked, refuse_unknown
+from streamlayer._core.entries import DELETING
+from streamlayer._core.times import to_ms
+from streamlayer._types import ConsumerRecord, Health, K, OffsetAndTimestamp, TopicPartition, V
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import ConfigurationError, IllegalStateError
+
+_COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
+_OPTIONS = (*ConsumerOptions.model_fields, "key_deserializer", "value_deserializer")
+TURN_MS = 5
+"""After this long without waiting, a call that need not wait gives others a turn."""
+
+
+class Consumer(Generic[K, V]):
+    """Reads topics.
+
+    One thread (sync) or one task (aio) at a time uses it; ``wakeup`` alone may come from anywhere.
+
+    :param topics: what to read; the same as ``subscribe(topics)``.
+    :param url: the server; by default ``STREAMLAYER_URL``, else ``redis://localhost:6379/0``.
+    :param redis: a redis-py client instead, whose settings are copied.
+    :param namespace: what all keys begin with; ``sl`` by default.
+    :param client_id: the connections' name on the server.
+    :param allow_eviction: go on although the server may delete records when its memory is full.
+    :param auto_offset_reset: where to begin, and to go on when records are gone: ``"earliest"``, ``"latest"``, or
+        ``"none"`` to raise.
+    :param max_poll_records: how many records ``poll`` returns at most.
+    :param fetch_min_bytes: wait for this many bytes before records are returned, ``fetch_max_wait_ms`` at most.
+    :param fetch_max_wait_ms: see there.
+    :param fetch_max_bytes: about how many bytes one fetch brings; one record always comes.
+    :param max_partition_fetch_bytes: the same for one partition.
+    :param consumer_timeout_ms: iteration ends after this long without a record; ``None``: never.
+    :param key_deserializer: from bytes to a key.
+    :param value_deserializer: from bytes to a value.
+    :raises ConfigurationError: an option's value cannot work.
+    :raises TypeError: an option does not exist.
+    """
+
+    def __init__(
+        self,
+        *topics: str,
+        url: str | None = None,
+        redis: waiting.Redis | None = None,
+        namespace: str | None = None,
+        client_id: str | None = None,
+        allow_eviction: bool = False,
+        auto_offset_reset: str = "earliest",
+        max_poll_records: int = 500,
+        fetch_min_bytes: int = 1,
+        fetch_max_wait_ms: int = 500,
+        fetch_max_bytes: int = 8_388_608,
+        max_partition_fetch_bytes: int = 1_048_576,
+        consumer_timeout_ms: int | None = None,
+        key_deserializer: Callable[[bytes], K] | None = None,
+        value_deserializer: Callable[[bytes], V] | None = None,
+        **unknown: Never,
+    ) -> None:
+        if unknown:
+            refuse_unknown("Consumer", unknown, (*_COMMON, *_OPTIONS))
+        self._options = checked(
+            ConsumerOptions,
+            {
+                "auto_offset_reset": auto_offset_reset,
+                "max_poll_records": max_poll_records,
+                "fetch_min_bytes": fetch_min_bytes,
+                "fetch_max_wait_ms": fetch_max_wait_ms,
+                "fetch_max_bytes": fetch_max_bytes,
+                "max_partition_fetch_bytes": max_partition_fetch_bytes,
+                "consumer_timeout_ms": consumer_timeout_ms,
+            },
+        )
+        self._key_of = key_deserializer
+        self._value_of = value_deserializer
+        self._client = Client(url, redis, namespace, client_id, allow_eviction=allow_eviction)
+        self._offsets = Offsets(self._client)
+        self._subscriber = Subscriber(self._client)
+        self._assignment = Assignment(self._client, self._offsets, self._options.auto_offset_reset)
+        self._fetcher = Fetcher(self._client, self._assignment, self._offsets, self._options)
+        self._in_use = Lock()
+        self._woken = False
+        self._ended = False
+        self._closed = False
+        self._turn_at = 0
+        self._check_at = 0
+        self._next_checked = 0
+        self._records: list[ConsumerRecord[Any, Any]] = []
+        self._record = 0
+        if topics:
+            self.subscribe(topics)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Connect, and find the partitions of what was subscribed to.
+
+        :raises ServerUnavailableError: nobody answers.
+        """
+        await self._client.connect()
+        await self._assignment.refresh()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        await self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self._fetcher.health().state
+        what = ", ".join(sorted(self._assignment.topics)) or f"{len(self._assignment.positions)} partitions"
+        return f"<Consumer {what} at {self._client.settings.place} namespace={self._client.namespace} {state}>"
+
+    def health(self) -> Health:
+        """How it is doing, from memory."""
+        if self._closed:
+            return Health(ok=False, state="closed", reason="close() was called")
+        return self._fetcher.health()
+
+    async def close(self, *, timeout_ms: int | None = None) -> None:
+        """Close the connections. May be called twice.
+
+        :param timeout_ms: how long to wait for what runs beside; ``None``: a few seconds.
+        """
+        self._closed = True
+        self._drop_record_buffer()
+        self._subscriber.inbox.put(True)
+        await self._subscriber.close(timeout_ms)
+        await self._client.close()
+
+    def wakeup(self) -> None:
+        """End a ``poll`` or an iteration that waits, now or the next one. Safe in signal handlers and other threads."""
+        self._woken = True
+        self._subscriber.inbox.put(True)
+
+    def _enter(self) -> None:
+        if self._closed:
+            msg = "the consumer is closed: make a new one"
+            raise IllegalStateError(msg)
+        if not self._in_use.acquire(blocking=False):
+            msg = "the consumer is in use elsewhere: one thread (or task) at a time; only wakeup() may come from others"
+            raise IllegalStateError(msg)
+        try:
+            self._client.check_home()
+        except BaseException:
+            self._in_use.release()
+            raise
+
+    # --- what is read ------------------------------------------------------------------------------------------------
+
+    def subscribe(self, topics: Iterable[str] = (), *, pattern: str | re.Pattern[str] | None = None) -> None:
+        """Read all partitions of topics, those that are added too. Replaces an earlier subscription.
+
+        :param topics: their names; one that does not exist yet is waited for.
+        :param pattern: instead: every topic whose whole name this regular expression matches.
+        :raises InvalidTopicError: a name cannot be one.
+        :raises IllegalStateError: partitions were assigned by hand; ``unsubscribe`` first.
+        """
+        self._drop_record_buffer()
+        self._assignment.subscribe(topics, pattern)
+
+    def unsubscribe(self) -> None:
+        """Read nothing any more, and drop what was fetched."""
+        self._drop_record_buffer()
+        self._assignment.clear()
+
+    def subscription(self) -> set[str]:
+        """The topics subscribed to; with a pattern, those it matched so far."""
+        return set(self._assignment.topics)
+
+    def assign(self, partitions: Iterable[TopicPartition]) -> None:
+        """Read just these partitions. Those that were read before go on where they were.
+
+        :raises IllegalStateError: topics were subscribed to; ``unsubscribe`` first.
+        """
+        self._drop_record_buffer()
+        self._assignment.assign(partitions)
+
+    def assignment(self) -> set[TopicPartition]:
+        """The partitions that are read now. A subscription is looked up on entering the block and in ``poll``."""
+        return self._assignment.assigned()
+
+    # --- records -----------------------------------------------------------------------------------------------------
+
+    async def poll(
+        self, timeout_ms: int = 1000, *, max_records: int | None = None
+    ) -> dict[TopicPartition, list[ConsumerRecord[K, V]]]:
+        """Hand out the next records.
+
+        :param timeout_ms: how long to wait for the first; 0: only what is there.
+        :param max_records: how many at most; ``max_poll_records`` by default.
+        :returns: records by partition, in order; empty after the time or ``wakeup()``.
+        :raises OffsetOutOfRangeError: a position is not in the log, and ``auto_offset_reset`` is ``"none"``.
+        :raises LogTruncationError: the server lost records, and ``auto_offset_reset`` is ``"none"``.
+        :raises CorruptRecordError: the next record cannot be read; ``seek`` past it to go on.
+        :raises RecordDeserializationError: a deserializer raised; ``seek`` past the record to go on.
+        """
+        if timeout_ms < 0 or (max_records is not None and max_records < 1):
+            msg = f"timeout_ms={timeout_ms} must not be negative, max_records={max_records} must be 1 or more"
+            raise ConfigurationError(msg)
+        self._enter()
+        try:
+            self._drop_record_buffer()
+            return await self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
+        finally:
+            self._in_use.release()
+
+    async def _poll(
+        self, timeout_ms: float, most: int, ends: Mapping[TopicPartition, int] | None
+    ) -> dict[TopicPartition, list[ConsumerRecord[Any, Any]]]:
+        if not self._assignment.wanted:
+            msg = "nothing to read: Consumer('topic'), subscribe() or assign() comes first"
+            raise IllegalStateError(msg)
+        now = waiting.monotonic_ms()
+        deadline = now + timeout_ms
+        self._ended = False
+        if now - self._turn_at >= TURN_MS:
+            await waiting.give_turn()
+            self._turn_at = now
+        enough_at: float | None = None
+        while True:
+            if self._woken:
+                self._woken = False
+                self._ended = True
+                return {}
+            self._absorb()
+            await self._fetcher.keep_up(now)
+            now = waiting.monotonic_ms()
+            if self._fetcher.buffered:
+                if enough_at is None:
+                    enough_at = now + self._options.fetch_max_wait_ms
+                if self._fetcher.buffered >= self._options.fetch_min_bytes or now >= min(enough_at, deadline):
+                    records = self._take(most, ends)
+                    if records:
+                        return records
+            self._take_errors()
+            if now >= deadline:
+                return {}
+            if not self._fetcher.due(now):
+                await self._wait(now, min(deadline, enough_at or deadline))
+                now = self._turn_at = waiting.monotonic_ms()
+
+    def _take(
+        self, most: int, ends: Mapping[TopicPartition, int] | None
+    ) -> dict[TopicPartition, list[ConsumerRecord[Any, Any]]]:
+        records: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
+        for position in self._fetcher.in_turn():
+            if position.buffered and not position.paused:
+                end = None if ends is None else ends.get(position.tp, 0)
+                try:
+                    taken = position.take(most, end, self._key_of, self._value_of)
+                except Exception:
+                    if records:
+                        break  # hand those out first; the error stays and comes next
+                    raise
+                if taken:
+                    records[position.tp] = taken
+                    most -= len(taken)
+                    if not most:
+                        break
+        return records
+
+    def _take_errors(self) -> None:
+        for position in self._assignment.positions.values():
+            if position.error is not None and not position.paused:
+                raise position.error
+
+    def _absorb(self) -> None:
+        """Take in what the subscriber heard."""
+        while self._subscriber.woken:
+            self._assignment.woken(self._subscriber.woken.pop())
+
+    async def _wait(self, now: int, until: float) -> None:
+        """Sleep until something new is heard, or it is time to look without being told."""
+        await self._subscriber.listen(self._assignment.channels())
+        if self._check_at <= now:
+            self._check_at = now + 1000
+            waits = [position for position in self._assignment.positions.values() if position.waiting]
+            if waits:
+                self._next_checked += 1
+                waits[self._next_checked % len(waits)].waiting = False
+                return
+        until = min(until, self._check_at, self._fetcher.retry_at or until)
+        if await self._subscriber.inbox.get(until - now):
+            while self._subscriber.inbox.get_nowait():
+                pass
+
+    def __aiter__(self) -> Self:
+        """Iterate over records, one at a time; see ``__anext__``."""
+        return self
+
+    async def __anext__(self) -> ConsumerRecord[K, V]:
+        """The next record; ends after ``consumer_timeout_ms`` of silence, ``wakeup()`` and ``close()``."""
+        if self._record < len(self._records) and not self._woken:
+            now = waiting.monotonic_ms()
+            if now - self._turn_at >= TURN_MS:
+                await waiting.give_turn()
+                self._turn_at = now
+            record = self._records[self._record]
+            self._record += 1
+            return record
+        if self._closed:
+            raise StopAsyncIteration
+        self._enter()
+        try:
+            timeout = self._options.consumer_timeout_ms
+            while True:
+                batch = await self._poll(1000 if timeout is None else timeout, self._options.max_poll_records, None)
+                if batch:
+                    self._records = [record for records in batch.values() for record in records]
+                    self._record = 1
+                    return self._records[0]
+                if timeout is not None or self._ended:
+                    raise StopAsyncIteration
+        finally:
+            self._in_use.release()
+
+    def _drop_record_buffer(self) -> None:
+        """Records fetched for an iteration and not handed out go back: positions are as if they were never taken."""
+        left, self._records = self._records[self._record :], []
+        self._record = 0
+        for record in reversed(left):
+            position = self._assignment.positions.get(record.topic_partition)
+            if position is not None:
+                position.give_back(record.offset)
+
+    async def read_to_end(self) -> AsyncIterator[ConsumerRecord[K, V]]:
+        """Iterate up to the ends of all assigned partitions as they are now, then stop.
+
+        What is appended meanwhile is not read; the positions are right behind the ends.
+        """
+        self._enter()
+        try:
+            self._drop_record_buffer()
+            await self._assignment.refresh()
+            ends = await self._offsets.ends(self._assignment.positions.values())
+        finally:
+            self._in_use.release()
+        while self._assignment.behind(ends):
+            self._enter()
+            try:
+                batch = await self._poll(1000, self._options.max_poll_records, ends)
+            finally:
+                self._in_use.release()
+            if self._ended:
+                return
+            for records in batch.values():
+                for record in records:
+                    yield record
+
+    # --- positions ---------------------------------------------------------------------------------------------------
+
+    async def position(self, tp: TopicPartition) -> int:
+        """The offset of the next record that will be handed out.
+
+        :raises IllegalStateError: the partition is not assigned.
+        """
+        self._enter()
+        try:
+            await self._assignment.keep_up(waiting.monotonic_ms())
+            for record in self._records[self._record :]:
+                if record.topic_partition == tp:
+                    return record.offset
+            return self._assignment.position_of(tp).position
+        finally:
+            self._in_use.release()
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        """Go on at an offset; what was fetched is dropped. Whether it is in the log shows at the next ``poll``.
+
+        :raises ConfigurationError: the offset is negative or no int.
+        :raises IllegalStateError: the partition is neither assigned nor of a topic subscribed to.
+        """
+        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
+            msg = (
+                f"seek({tp!r}, {offset!r}): an offset is an int from 0 on; seek_to_beginning and seek_to_end find ends"
+            )
+            raise ConfigurationError(msg)
+        self._drop_record_buffer()
+        self._assignment.seek(tp, offset)
+
+    async def seek_to_beginning(self, *tps: TopicPartition) -> None:
+        """Go to the first offsets that the logs hold now. No arguments: all assigned partitions."""
+        await self._seek_all(tps, -2)
+
+    async def seek_to_end(self, *tps: TopicPartition) -> None:
+        """Go behind the last records that the logs hold now. No arguments: all assigned partitions."""
+        await self._seek_all(tps, -1)
+
+    async def seek_to_time(self, when: int | datetime, *tps: TopicPartition) -> None:
+        """Go to the first records at or after a time; where there is none, to the end.
+
+        :param when: ms since the epoch, or an aware datetime.
+        :raises InvalidTimestampError: seconds, or a datetime without a time zone.
+        """
+        await self._seek_all(tps, to_ms(when))
+
+    async def _seek_all(self, tps: tuple[TopicPartition, ...], timestamp: int) -> None:
+        self._enter()
+        try:
+            self._drop_record_buffer()
+            await self._assignment.refresh()
+            chosen = [self._assignment.position_of(tp) for tp in tps or self._assignment.positions]
+            found = await self._offsets.find(chosen, timestamp)
+            for position, offset in zip(chosen, found, strict=True):
+                position.seek(offset)
+        finally:
+            self._in_use.release()
+
+    def pause(self, *tps: TopicPartition) -> None:
+        """Hand out nothing of these partitions until ``resume``; what was fetched is dropped. None named: all."""
+        self._drop_record_buffer()
+        for tp in tps or list(self._assignment.positions):
+            position = self._assignment.position_of(tp)
+            position.paused = True
+            position.drop()
+
+    def resume(self, *tps: TopicPartition) -> None:
+        """End ``pause``. None named: all."""
+        for tp in tps or list(self._assignment.positions):
+            self._assignment.position_of(tp).paused = False
+
+    def paused(self) -> set[TopicPartition]:
+        """The partitions that are paused."""
+        return {tp for tp, position in self._assignment.positions.items() if position.paused}
+
+    def highwater(self, tp: TopicPartition) -> int | None:
+        """The log's end as the last fetch saw it; ``None`` before the first, or for a partition not assigned."""
+        position = self._assignment.positions.get(tp)
+        return None if position is None else position.highwater
+
+    # --- questions ---------------------------------------------------------------------------------------------------
+
+    async def beginning_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The first offset that each log holds.
+
+        :raises UnknownTopicOrPartitionError: there is no such topic or partition.
+        """
+        return await self._ask(tps, -2)
+
+    async def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """The offset that the next record of each log will get.
+
+        :raises UnknownTopicOrPartitionError: there is no such topic or partition.
+        """
+        return await self._ask(tps, -1)
+
+    async def _ask(self, tps: Iterable[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
+        self._enter()
+        try:
+            asked = await self._assignment.look_up(tps)
+            found = await self._offsets.find(asked, timestamp)
+            return {position.tp: offset for position, offset in zip(asked, found, strict=True)}
+        finally:
+            self._in_use.release()
+
+    async def offsets_for_times(
+        self, times: Mapping[TopicPartition, int | datetime]
+    ) -> dict[TopicPartition, OffsetAndTimestamp | None]:
+        """For each partition the first record at or after a time; ``None`` where there is none.
+
+        :param times: ms since the epoch, or aware datetimes.
+        :raises InvalidTimestampError: seconds, or a datetime without a time zone.
+        :raises UnknownTopicOrPartitionError: there is no such topic or partition.
+        """
+        self._enter()
+        try:
+            wanted = {tp: to_ms(when) for tp, when in times.items()}
+            asked = await self._assignment.look_up(wanted)
+            return {position.tp: await self._offsets.at_time(position, wanted[position.tp]) for position in asked}
+        finally:
+            self._in_use.release()
+
+    async def topics(self) -> set[str]:
+        """The names of all topics there are."""
+        self._enter()
+        try:
+            return {name for name, entry in (await self._client.topics()).items() if entry.state != DELETING}
+        finally:
+            self._in_use.release()
+
+    async def partitions_for_topic(self, topic: str) -> set[int]:
+        """The partitions of a topic.
+
+        :raises UnknownTopicOrPartitionError: there is no such topic.
+        """
+        self._enter()
+        try:
+            return set(range((await self._assignment.entry(topic)).partitions))
+        finally:
+            self._in_use.release()

@@ -1,0 +1,172 @@
+"""Fetching: rounds of one call a partition, and what each answer means for the position."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import random
+from collections.abc import Iterator
+
+from streamlayer._async.assignment import Assignment
+from streamlayer._async.client import Client
+from streamlayer._async.link import Outcome, Unanswered
+from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
+from streamlayer._config import ConsumerOptions
+from streamlayer._core.calls import Fetched
+from streamlayer._core.positions import PartitionPosition
+from streamlayer._core.refusals import Refusal, where
+from streamlayer._core.retry import backoff_ms
+from streamlayer._types import Health
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import (
+    LogTruncationError,
+    OffsetOutOfRangeError,
+    StreamlayerError,
+    UnknownTopicOrPartitionError,
+)
+
+logger = logging.getLogger("streamlayer")
+
+PARTITIONS_AT_ONCE = 64
+REFILL_MS = 10
+"""While records of some partitions wait to be handed out, the others are asked this often."""
+
+
+class Fetcher:
+    """Fetches for one consumer.
+
+    :ivar retry_at: when to try again after trouble (ms of the monotonic clock); 0 when there is none.
+    """
+
+    def __init__(self, client: Client, assignment: Assignment, offsets: Offsets, options: ConsumerOptions) -> None:
+        self._client = client
+        self._assignment = assignment
+        self._offsets = offsets
+        self._options = options
+        self._turn = 0
+        self._fetched_at = 0
+        self._attempt = 0
+        self._trouble: StreamlayerError | None = None
+        self.retry_at = 0
+
+    def health(self) -> Health:
+        """How it is doing."""
+        if self._trouble is not None:
+            return Health(ok=False, state="retrying", reason=str(self._trouble))
+        return Health(ok=True, state="ok" if self._client.reached else "new", reason="")
+
+    @property
+    def buffered(self) -> int:
+        """Bytes fetched and not handed out."""
+        return sum(p.buffered for p in self._assignment.positions.values() if not p.paused)
+
+    def in_turn(self) -> Iterator[PartitionPosition]:
+        """All partitions, each time beginning with another."""
+        positions = list(self._assignment.positions.values())
+        if positions:
+            self._turn = (self._turn + 1) % len(positions)
+        return itertools.chain(positions[self._turn :], positions[: self._turn])
+
+    def _wants(self, position: PartitionPosition) -> bool:
+        if position.paused or position.waiting or position.error is not None:
+            return False
+        return not position.buffered or position.buffered < self._options.fetch_min_bytes
+
+    def due(self, now: int) -> bool:
+        """Whether a partition is to be asked now."""
+        if now < self.retry_at or (now - self._fetched_at < REFILL_MS and self.buffered):
+            return False
+        return any(self._wants(position) for position in self._assignment.positions.values())
+
+    async def keep_up(self, now: int) -> None:
+        """Do what is due: look topics up, fetch. Trouble with the server is noted and tried again later.
+
+        :raises StreamlayerError: what trying again cannot mend.
+        """
+        if now < self.retry_at:
+            return
+        try:
+            await self._assignment.keep_up(now)
+            if self.due(now):
+                await self._fetch(now)
+        except StreamlayerError as error:
+            if not error.retriable or not self._client.reached:
+                raise
+            self._in_trouble(error)
+
+    def _in_trouble(self, error: StreamlayerError) -> None:
+        if self._trouble is None:
+            logger.warning("reading is in trouble and goes on trying: %s", error)
+        self._trouble = error
+        self.retry_at = waiting.monotonic_ms() + int(backoff_ms(self._attempt, random.random()))
+        self._attempt += 1
+
+    async def _fetch(self, now: int) -> None:
+        self._fetched_at = now
+        asked = list(itertools.islice(filter(self._wants, self.in_turn()), PARTITIONS_AT_ONCE))
+        share = max(1, self._options.fetch_max_bytes // len(asked))
+        most = min(self._options.max_partition_fetch_bytes, share)
+        outcomes = await self._client.execute([position.fetch_call(most, arm=True) for position in asked])
+        troubled = False
+        for position, outcome in zip(asked, outcomes, strict=True):
+            troubled |= await self._take_in(position, outcome)
+        if not troubled and self._trouble is not None:
+            logger.info("reading goes on")
+            self._trouble = None
+            self._attempt = self.retry_at = 0
+
+    async def _take_in(self, position: PartitionPosition, outcome: Outcome) -> bool:
+        """Take one answer in; tell whether it was trouble with the server."""
+        if isinstance(outcome, Fetched):
+            position.fetched(outcome)
+            if outcome.generation != position.generation:
+                position.generation = outcome.generation
+                self._assignment.changed()
+            return False
+        if isinstance(outcome, Refusal):
+            position.segment = int(outcome.detail)
+            return False
+        error: StreamlayerError = outcome.error if isinstance(outcome, Unanswered) else outcome
+        if error.retriable:
+            self._in_trouble(error)
+            return True
+        if isinstance(error, OffsetOutOfRangeError):
+            await self._out_of_range(position, error)
+        elif isinstance(error, LogTruncationError):
+            await self._truncated(position, error)
+        elif isinstance(error, UnknownTopicOrPartitionError):
+            self._assignment.lost_topic(position.tp.topic)
+            raise error
+        else:
+            position.error = error
+        return False
+
+    async def _out_of_range(self, position: PartitionPosition, error: OffsetOutOfRangeError) -> None:
+        place = where(*position.tp)
+        at = position.position
+        missed = max(0, error.log_start - at)
+        if self._options.auto_offset_reset == "none":
+            msg = f"{error}; the position is {at}, {missed} records were missed. Seek to go on"
+            position.error = OffsetOutOfRangeError(msg, error.log_start, missed)
+            return
+        policy = LATEST if self._options.auto_offset_reset == "latest" else EARLIEST
+        (offset,) = await self._offsets.find([position], policy)
+        logger.warning(
+            "%s: offset %d is not in the log; going on at %d, %d records were missed", place, at, offset, missed
+        )
+        position.seek(offset)
+
+    async def _truncated(self, position: PartitionPosition, error: LogTruncationError) -> None:
+        at = position.position
+        if error.diverged_at is None:
+            await self._out_of_range(position, OffsetOutOfRangeError(str(error)))
+            return
+        if self._options.auto_offset_reset == "none":
+            position.error = LogTruncationError(str(error), error.diverged_at, max(0, at - error.diverged_at))
+            return
+        lost = position.truncated(error.diverged_at)
+        if lost:
+            logger.warning(
+                "%s: the server lost the log's end; going on at %d, %d records that were read are gone",
+                where(*position.tp), error.diverged_at, lost,
+            )  # fmt: skip

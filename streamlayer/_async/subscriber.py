@@ -1,0 +1,113 @@
+"""The consumer's ear: one subscribed connection, on which the server says where something new is.
+
+A message is only a hint to fetch. Whatever can have been missed is covered by one rule: a channel counts as woken
+whenever its subscription is confirmed, which happens after each reconnect.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import redis
+
+from streamlayer._async.client import Client
+from streamlayer._core.retry import backoff_ms
+from streamlayer._waiting import aio as waiting
+from streamlayer.errors import StreamlayerError
+
+logger = logging.getLogger("streamlayer")
+
+PING_MS = 1000
+SILENT_PINGS = 5
+
+
+class Subscriber:
+    """Listens for wake-ups beside a consumer.
+
+    :ivar inbox: a message means: look at ``woken``, or at why else you were woken.
+    :ivar woken: channels with something new; the consumer takes them out.
+    """
+
+    def __init__(self, client: Client) -> None:
+        self.inbox: waiting.Inbox[bool] = waiting.Inbox()
+        self.woken: set[str] = set()
+        self._settings = client.settings
+        self._channels: set[str] = set()
+        self._connection: waiting.Connection | None = None
+        self._task: waiting.Task | None = None
+        self._closing = False
+
+    async def listen(self, channels: Iterable[str]) -> None:
+        """Listen to these channels too."""
+        new = set(channels) - self._channels
+        if not new:
+            return
+        self._channels |= new
+        if self._task is None:
+            self._task = waiting.spawn(self._run, "streamlayer-subscriber")
+            return
+        connection = self._connection
+        if connection is not None:
+            try:
+                await waiting.transmit(connection, "SUBSCRIBE", *sorted(new))
+            except (redis.RedisError, OSError):
+                return  # the connection is lost: the reader will subscribe to all anew
+
+    def _wake(self, channel: str) -> None:
+        if channel not in self.woken:
+            self.woken.add(channel)
+            self.inbox.put(True)
+
+    async def _run(self) -> None:
+        attempt = 0
+        while not self._closing:
+            try:
+                connection = self._settings.kind(**self._settings.options)
+                await connection.connect()
+                self._connection = connection
+                await waiting.transmit(connection, "SUBSCRIBE", *sorted(self._channels))
+                attempt = 0
+                await self._read(connection)
+            except (redis.RedisError, OSError, StreamlayerError) as error:
+                logger.debug("the subscription was lost: %s", error)
+            finally:
+                await self._disconnect()
+            if not self._closing:
+                await waiting.sleep_ms(backoff_ms(attempt, random.random()))
+                attempt += 1
+
+    async def _read(self, connection: waiting.Connection) -> None:
+        silent = 0
+        while not self._closing:
+            message: Any = await waiting.receive(connection, PING_MS)
+            if message is not None:
+                silent = 0
+                if isinstance(message, list) and message[0] in {b"message", b"subscribe"}:
+                    self._wake(message[1].decode())
+                continue
+            if silent >= SILENT_PINGS:
+                msg = f"no answer to {silent} pings"
+                raise redis.ConnectionError(msg)
+            silent += 1
+            await waiting.transmit(connection, "PING")
+
+    async def _disconnect(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                await connection.disconnect()
+            except (redis.RedisError, OSError):
+                return  # it was gone already
+
+    async def close(self, timeout_ms: int | None = None) -> None:
+        """Stop listening."""
+        self._closing = True
+        connection = self._connection
+        if connection is not None:
+            waiting.hang_up(connection)
+        if self._task is not None:
+            await self._task.join(2 * PING_MS if timeout_ms is None else timeout_ms)
+        await self._disconnect()

@@ -1,0 +1,134 @@
+"""``streamlayer consume``: records out, one a line."""
+
+from __future__ import annotations
+
+import difflib
+import heapq
+import sys
+import time
+from collections.abc import Iterator
+from itertools import islice
+from typing import Annotated
+
+import typer
+
+from streamlayer import Consumer, ConsumerRecord, TopicPartition, UnknownTopicOrPartitionError
+from streamlayer._cli import output
+from streamlayer._cli.moments import Beginning, End, Moment, Offset, Start, parse_start
+from streamlayer._cli.options import NamespaceOption, UrlOption, examples, where
+
+EXAMPLES = examples(
+    "streamlayer consume orders",
+    "streamlayer consume orders --from beginning --no-follow --json",
+    "streamlayer consume orders --from '2h ago' --max 100",
+    "streamlayer consume orders --partition 2 --from 1200",
+)
+
+TAIL = 10  # records shown of what is there already, where no other start is asked for
+_POLL_MS = 1_000
+
+Record = ConsumerRecord[bytes, bytes]
+
+
+def _start(text: str | None) -> Start | None:
+    if text is None:
+        return None
+    try:
+        return parse_start(text, int(time.time() * 1000))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--from") from None
+
+
+def consume(
+    ctx: typer.Context,
+    topic: Annotated[str, typer.Argument(help="The topic.", show_default=False)],
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="beginning|end|OFFSET|TIME",
+            help=f"Where to begin; by default {TAIL} records before the end. A time is ISO 8601 (local if it names no "
+            "zone), or how long ago: -15m, '2h ago'. Where a partition does not hold the offset, its nearest.",
+            show_default=False,
+        ),
+    ] = None,
+    most: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="Stop after N records.")] = None,
+    partition: Annotated[int | None, typer.Option(min=0, metavar="N", help="Read this partition only.")] = None,
+    follow: Annotated[
+        bool,
+        typer.Option(
+            "--follow/--no-follow", " /--exit", help="At the end, wait for more; or stop there.", show_default=False
+        ),
+    ] = True,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="One JSON object a line. Bytes that are no text come as key_base64 and value_base64."
+        ),
+    ] = False,
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Print records: partition and offset, time, key, value. Bytes that are no text are shown escaped."""
+    begin = _start(start)
+    show = output.record_printer(json=json)
+    with Consumer(**where(ctx, url, namespace)) as consumer:
+        partitions = _partitions(consumer, topic, partition)
+        consumer.assign(partitions)
+        for record in islice(_records(consumer, partitions, begin, most, follow=follow), most):
+            show(record)
+
+
+def _partitions(consumer: Consumer, topic: str, partition: int | None) -> list[TopicPartition]:
+    numbers = consumer.partitions_for_topic(topic)
+    if not numbers:
+        near = difflib.get_close_matches(topic, consumer.topics(), n=1)
+        advice = f"; did you mean {near[0]!r}?" if near else "; `streamlayer topics list` shows what there is"
+        raise UnknownTopicOrPartitionError(f"there is no topic {topic!r}{advice}")
+    if partition is not None and partition not in numbers:
+        raise UnknownTopicOrPartitionError(f"{topic} has the partitions 0 to {len(numbers) - 1}, not {partition}")
+    return [TopicPartition(topic, number) for number in (sorted(numbers) if partition is None else [partition])]
+
+
+def _records(
+    consumer: Consumer, partitions: list[TopicPartition], begin: Start | None, most: int | None, *, follow: bool
+) -> Iterator[Record]:
+    """The records asked for, in order within a partition. Flushes stdout before it waits for more."""
+    if begin is None:
+        yield from _tail(consumer, partitions, TAIL if most is None else min(TAIL, most))
+    else:
+        _seek(consumer, partitions, begin)
+        if not follow:
+            yield from consumer.read_to_end()
+    while follow:
+        sys.stdout.flush()
+        if output.reader_is_gone():
+            raise BrokenPipeError
+        yield from _in_time_order(consumer.poll(_POLL_MS))
+
+
+def _in_time_order(polled: dict[TopicPartition, list[Record]]) -> Iterator[Record]:
+    return heapq.merge(*polled.values(), key=lambda record: record.timestamp)
+
+
+def _tail(consumer: Consumer, partitions: list[TopicPartition], count: int) -> list[Record]:
+    """The last records over all partitions, in time order; the consumer stands behind them."""
+    first, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+    for place in partitions:
+        consumer.seek(place, max(first[place], ends[place] - count))
+    found = sorted(consumer.read_to_end(), key=lambda record: (record.timestamp, record.partition, record.offset))
+    return found[-count:]
+
+
+def _seek(consumer: Consumer, partitions: list[TopicPartition], begin: Start) -> None:
+    match begin:
+        case Beginning():
+            consumer.seek_to_beginning()
+        case End():
+            consumer.seek_to_end()
+        case Moment(timestamp_ms):
+            consumer.seek_to_time(timestamp_ms)
+        case Offset(offset):
+            first, ends = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+            for place in partitions:
+                consumer.seek(place, min(max(offset, first[place]), ends[place]))

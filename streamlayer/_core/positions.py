@@ -1,0 +1,271 @@
+"""Where a consumer stands in each partition, and the fields it has fetched and not yet handed out.
+
+Words: the *position* is the offset of the next record handed out; the *fetch position* is behind all that was fetched.
+A position moves by records decoded, never by an index score. A partition *waits* after a fetch reached its log's end:
+the server then wakes whoever listens, and until that nothing is asked.
+
+No clock, no lock, no socket: replies in, records out.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from itertools import repeat
+from typing import Any, Final
+
+from streamlayer._core.calls import Call, Fetched, Field, fetch
+from streamlayer._core.codec import Frame, FrameError, decode_frames
+from streamlayer._core.keys import PartitionKeys
+from streamlayer._core.refusals import where
+from streamlayer._types import ConsumerRecord, TopicPartition
+from streamlayer.errors import CorruptRecordError, RecordDeserializationError, StreamlayerError
+
+PAIRS_KEPT: Final = 4
+
+Deserializer = Callable[[bytes], Any]
+
+
+def pairs_crossed(epochs: str, position: int) -> str:
+    """The last four ``number:token`` of a log's epochs that begin at or before a position."""
+    pairs: list[str] = []
+    for epoch in epochs.split(","):
+        pair, _, start = epoch.rpartition(":")
+        if int(start) <= position:
+            pairs.append(pair)
+    return ",".join(pairs[-PAIRS_KEPT:])
+
+
+class PartitionPosition:
+    """One partition of a consumer.
+
+    :ivar position: the offset of the next record to hand out.
+    :ivar highwater: the log's end as the last fetch saw it; ``None`` before the first.
+    :ivar waiting: the log's end was reached; a wake-up will come.
+    :ivar paused: nothing is fetched or handed out.
+    :ivar error: what keeps it from going on; a seek clears it.
+    :ivar buffered: bytes that were fetched and may not all be handed out.
+    """
+
+    def __init__(self, tp: TopicPartition, keys: PartitionKeys, topic_id: str, generation: int, position: int) -> None:
+        self.tp = tp
+        self.keys = keys
+        self.topic_id = topic_id
+        self.generation = generation
+        self.position = position
+        self.highwater: int | None = None
+        self.waiting = False
+        self.paused = False
+        self.error: StreamlayerError | None = None
+        self.segment = 0
+        self._fetch_position = position
+        self._pairs = ""
+        self._epochs = ""
+        self._tail = (-1, 0)
+        self._fields: deque[Field] = deque()
+        self._frames: Iterator[Frame] | None = None
+        self._frame: Frame | None = None
+        self._frame_base = position
+        self._last = -1
+        self._size = 0
+        self.buffered = 0
+
+    # --- fetching ----------------------------------------------------------------------------------------------------
+
+    def fetch_call(self, max_bytes: int, *, arm: bool) -> Call[Fetched]:
+        """Ask for what is behind all that was fetched."""
+        return fetch(
+            self.keys,
+            topic_id=self.topic_id,
+            position=self._fetch_position,
+            max_bytes=max_bytes,
+            segment=self.segment,
+            tail=self._tail,
+            pairs=self._pairs,
+            arm=arm,
+        )
+
+    def fetched(self, reply: Fetched) -> int:
+        """Take a reply in.
+
+        :returns: how many bytes came.
+        """
+        self.highwater = reply.next
+        size = 0
+        position = self._fetch_position
+        for field in reply.fields:
+            if not field.base <= position <= field.last:
+                place = where(*self.tp)
+                msg = f"{place}: asked for offset {position}, the server has {field.base} to {field.last} there"
+                self.error = CorruptRecordError(msg, *self.tp, position, max(position + 1, field.base))
+                return size
+            position = field.last + 1
+            size += len(field.frames)
+            self._fields.append(field)
+        self._remember_tail(reply)
+        self._fetch_position = position
+        self.buffered += size
+        self.waiting = position == reply.next
+        if reply.epochs != self._epochs or self._pairs == "":
+            self._epochs = reply.epochs
+            self._pairs = pairs_crossed(reply.epochs, position)
+        return size
+
+    def _remember_tail(self, reply: Fetched) -> None:
+        """How much of the tail the reader has, so that the next fetch asks for the rest of it only."""
+        fields = reply.fields
+        if not fields:
+            return
+        base, have = self._tail
+        last = fields[-1]
+        if last.base == reply.tail_base:
+            self._tail = (last.base, len(last.frames))
+        elif base == reply.tail_base:
+            self._tail = (base, have + len(last.frames))
+        else:
+            self._tail = (-1, 0)
+
+    def drop(self) -> None:
+        """Forget what was fetched and not handed out; the position stays."""
+        self._fields.clear()
+        self._frames = self._frame = None
+        self._fetch_position = self.position
+        self._tail = (-1, 0)
+        self.buffered = 0
+        self.waiting = False
+
+    def seek(self, position: int) -> None:
+        """Go on elsewhere. What the reader knew of the log's epochs no longer counts: this is a bare position."""
+        self.position = position
+        self.error = None
+        self._pairs = self._epochs = ""
+        self.drop()
+
+    def give_back(self, offset: int) -> None:
+        """Records from this offset on were not handed out after all."""
+        self.position = offset
+        self.drop()
+
+    def truncated(self, diverged_at: int) -> int:
+        """The log was cut back: nothing from here on is what it was.
+
+        :returns: how many records that were handed out are gone.
+        """
+        lost = max(0, self.position - diverged_at)
+        self.seek(min(self.position, diverged_at))
+        return lost
+
+    # --- handing out -------------------------------------------------------------------------------------------------
+
+    def take(
+        self, most: int, end: int | None, key_of: Deserializer | None, value_of: Deserializer | None
+    ) -> list[ConsumerRecord[Any, Any]]:
+        """Hand out records.
+
+        :param most: how many at most.
+        :param end: an offset to stop before.
+        :raises StreamlayerError: the next record cannot be handed out; a seek past it goes on.
+        """
+        records: list[ConsumerRecord[Any, Any]] = []
+        while len(records) < most and self.error is None and (end is None or self.position < end):
+            frame = self._next_frame()
+            if frame is None:
+                break
+            first = self.position - self._frame_base
+            last = min(frame.count, first + most - len(records))
+            if end is not None:
+                last = min(last, end - self._frame_base)
+            records += self._records(frame, first, last, key_of, value_of)
+        if self.position == self._fetch_position:
+            self._fields.clear()
+            self._frames = self._frame = None
+            self.buffered = 0
+        if not records and self.error is not None:
+            raise self.error
+        return records
+
+    def _next_frame(self) -> Frame | None:
+        """The frame that holds the position; ``None`` if nothing fetched does."""
+        while True:
+            if self._frame is not None:
+                if self.position < self._frame_base + self._frame.count:
+                    return self._frame
+                self._frame_base += self._frame.count
+                self._frame = None
+            if self._frames is None:
+                if not self._fields:
+                    return None
+                field = self._fields.popleft()
+                self._size = len(field.frames)
+                self._frames = decode_frames(field.frames)
+                self._frame_base, self._last = field.base, field.last
+            try:
+                self._frame = next(self._frames, None)
+            except FrameError as error:
+                self._corrupt(str(error), error)
+                return None
+            if self._frame is None:
+                self._frames = None
+                self.buffered -= self._size
+                if self._frame_base != self._last + 1:
+                    self._corrupt(f"the frames end at {self._frame_base - 1}, the index says {self._last}", None)
+                    return None
+            elif self._frame_base + self._frame.count > self._last + 1:
+                self._corrupt(f"the frames go on behind {self._last}, where the index ends", None)
+                return None
+
+    def _corrupt(self, why: str, cause: Exception | None) -> None:
+        offset = max(self.position, self._frame_base)
+        msg = (
+            f"{where(*self.tp)}: the records from offset {offset} to {self._last} cannot be read: {why}. "
+            f"To go on behind them: consumer.seek({self.tp!r}, {self._last + 1})"
+        )
+        self.error = CorruptRecordError(msg, *self.tp, offset, self._last + 1)
+        self.error.__cause__ = cause
+        self._frames = self._frame = None
+
+    def _records(
+        self, frame: Frame, first: int, last: int, key_of: Deserializer | None, value_of: Deserializer | None
+    ) -> list[ConsumerRecord[Any, Any]]:
+        keys: list[Any] | None = frame.keys
+        values: list[Any] = frame.values
+        if first or last != frame.count:
+            keys = keys[first:last] if keys is not None else None
+            values = values[first:last]
+        if key_of is not None and keys is not None:
+            keys = self._deserialized(keys, key_of, "key")
+            values = values[: len(keys)]
+        if value_of is not None:
+            values = self._deserialized(values, value_of, "value")
+        start = self.position
+        self.position = start + len(values)
+        headers = frame.headers
+        return list(
+            map(
+                ConsumerRecord,
+                repeat(self.tp.topic),
+                repeat(self.tp.partition),
+                range(start, self.position),
+                frame.timestamps[first:last],
+                repeat(frame.timestamp_type),
+                repeat(None) if keys is None else keys,
+                values,
+                repeat(()) if headers is None else [pairs or () for pairs in headers[first:last]],
+            )
+        )
+
+    def _deserialized(self, column: list[Any], deserialize: Deserializer, what: str) -> list[Any]:
+        """Deserialize a column up to the first that fails; that one becomes the partition's error."""
+        result: list[Any] = []
+        try:
+            for stored in column:
+                result.append(None if stored is None else deserialize(stored))  # noqa: PERF401 - what was done counts
+        except Exception as error:
+            offset = self.position + len(result)
+            msg = (
+                f"{where(*self.tp)}: the {what} at offset {offset} does not deserialize: {error}. "
+                f"To go on behind it: consumer.seek({self.tp!r}, {offset + 1})"
+            )
+            self.error = RecordDeserializationError(msg, *self.tp, offset)
+            self.error.__cause__ = error
+        return result
