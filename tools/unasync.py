@@ -47,11 +47,13 @@ PATTERNS = (
     (r"\bFakeAsyncRedis\b", "FakeRedis"),
     # our own modules
     (r"\b_waiting import aio as waiting\b", "_waiting import threads as waiting"),
+    (r"\b_waiting\.aio\b", "_waiting.threads"),
     (r"\b_async\b", "_sync"),
     (r"\basync_\b", "sync_"),
     (r"\bstreamlayer\.aio\b", "streamlayer"),
     (r"\baio_args\b", "sync_args"),
     (r"\baio_wait_until\b", "sync_wait_until"),
+    (r"\baio_beside\b", "sync_beside"),
 )
 
 Pattern = tuple[str, str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
 
@@ -13,7 +13,6 @@ from streamlayer._async.link import Link, Settings, Unanswered
 from streamlayer._core import calls
 from streamlayer._core.calls import Call
 from streamlayer._core.entries import TopicEntry, read_entry, topics_in
-from streamlayer._core.refusals import Refusal
 from streamlayer._core.retry import backoff_ms
 from streamlayer._core.settings import DEFAULT_URL, connection_options, namespace_of, parse_url
 from streamlayer._waiting import aio as waiting
@@ -37,14 +36,14 @@ def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction
         hint = waiting.OTHER_COLOUR if hasattr(client, "connection_pool") else "pass a redis-py client"
         msg = f"redis={kind}: {hint}"
         raise ConfigurationError(msg)
-    pool = client.connection_pool
+    pool: Any = client.connection_pool
     return Settings(pool.connection_class, connection_options(pool.connection_kwargs), allow_eviction=allow_eviction)
 
 
 def _settings_of_url(url: str, *, allow_eviction: bool) -> Settings:
     address = parse_url(url)
     try:
-        pool = waiting.ConnectionPool.from_url(address.url)
+        pool = cast("Any", waiting.ConnectionPool).from_url(address.url)  # redis-py leaves its arguments untyped
     except (ValueError, RedisError) as error:
         msg = f"url {url!r} cannot be read: {error}"
         raise ConfigurationError(msg) from None
@@ -131,16 +130,16 @@ class Client:
         while True:
             try:
                 (outcome,) = await self.execute([call])
-            except ServerUnavailableError as error:
+            except ServerUnavailableError as unavailable:
                 if not self.reached:
                     raise
-                outcome = error
+                outcome = unavailable
             if not isinstance(outcome, Exception):
                 result: T = outcome
                 return result
             error = outcome.error if isinstance(outcome, Unanswered) else outcome
             wait_ms = backoff_ms(attempt, random.random())
-            again = isinstance(error, StreamlayerError) and error.retriable and not isinstance(error, Refusal)
+            again = isinstance(error, StreamlayerError) and error.retriable
             if not again or waiting.monotonic_ms() + wait_ms > deadline:
                 raise error
             attempt += 1

@@ -12,9 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from datetime import datetime
 from threading import Lock
 from types import TracebackType
-from typing import Any, Generic
-
-from typing_extensions import Never, Self
+from typing import Any, Generic, Never, Self
 
 from streamlayer._async.assignment import Assignment
 from streamlayer._async.client import Client
@@ -22,6 +20,7 @@ from streamlayer._async.fetcher import Fetcher
 from streamlayer._async.offsets import Offsets
 from streamlayer._async.subscriber import Subscriber
 from streamlayer._config import ConsumerOptions, checked, refuse_unknown
+from streamlayer._core.checks import check_offset
 from streamlayer._core.entries import DELETING
 from streamlayer._core.times import to_ms
 from streamlayer._types import ConsumerRecord, Health, K, OffsetAndTimestamp, TopicPartition, V
@@ -393,11 +392,7 @@ class Consumer(Generic[K, V]):
         :raises ConfigurationError: the offset is negative or no int.
         :raises IllegalStateError: the partition is neither assigned nor of a topic subscribed to.
         """
-        if not isinstance(offset, int) or isinstance(offset, bool) or offset < 0:
-            msg = (
-                f"seek({tp!r}, {offset!r}): an offset is an int from 0 on; seek_to_beginning and seek_to_end find ends"
-            )
-            raise ConfigurationError(msg)
+        check_offset(tp, offset)
         self._drop_record_buffer()
         self._assignment.seek(tp, offset)
 

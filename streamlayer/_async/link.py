@@ -7,7 +7,7 @@ The rule: what came back is said exactly. An outcome is a result, a refusal, an 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import redis
@@ -15,6 +15,7 @@ import redis
 from streamlayer._core import scripts
 from streamlayer._core.calls import Call
 from streamlayer._core.refusals import Refusal, error_from_reply
+from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
 from streamlayer._waiting import aio as waiting
 from streamlayer.errors import (
@@ -48,7 +49,9 @@ class Settings:
     :ivar fake: whether the server is fakeredis, which takes no script flags.
     """
 
-    def __init__(self, kind: type[waiting.Connection], options: dict[str, Any], *, allow_eviction: bool) -> None:
+    def __init__(
+        self, kind: Callable[..., waiting.Connection], options: dict[str, Any], *, allow_eviction: bool
+    ) -> None:
         self.kind = kind
         self.options = options
         self.fake = kind.__module__.partition(".")[0] == "fakeredis"
@@ -120,9 +123,8 @@ class Link:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
         replies: list[Any] = []
-        packed = [piece for command in commands for piece in connection.pack_command(*command)]
         try:
-            await waiting.exchange(connection, packed, replies, len(commands))
+            await waiting.exchange(connection, [pack(command) for command in commands], replies, len(commands))
         except redis.RedisError as error:
             await self.close()
             if isinstance(error, redis.AuthenticationError):
@@ -141,12 +143,11 @@ class Link:
     def _text(self, script: scripts.Script) -> str:
         return script.source if self.settings.fake else script.flagged
 
-    def _pack(self, connection: waiting.Connection, call: Call[Any], tag: str) -> list[bytes]:
+    def _pack(self, call: Call[Any], tag: bytes) -> bytes:
         script = call.script
         if script is None:
-            return list(connection.pack_command(*call.args))
-        sha = script.sha if self.settings.fake else script.flagged_sha
-        return list(connection.pack_command("EVALSHA", sha, len(call.keys), *call.keys, tag, *call.args))
+            return pack(call.args)
+        return pack_evalsha(script.sha if self.settings.fake else script.flagged_sha, call.keys, tag, call.args)
 
     async def execute(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
         """Send calls in one go and say what became of each, in order.
@@ -163,8 +164,8 @@ class Link:
 
     async def _once(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
         connection = await self.connect()
-        tags = [str(next(self._tags)) for _ in calls]
-        request = [piece for call, tag in zip(calls, tags, strict=True) for piece in self._pack(connection, call, tag)]
+        tags = [b"%d" % next(self._tags) for _ in calls]
+        request = [self._pack(call, tag) for call, tag in zip(calls, tags, strict=True)]
         replies: list[Any] = []
         failure: Exception | None = None
         try:
@@ -185,12 +186,12 @@ class Link:
             await self.close()
         return outcomes
 
-    def _outcome(self, call: Call[Any], tag: str, reply: Any) -> Outcome:
+    def _outcome(self, call: Call[Any], tag: bytes, reply: Any) -> Outcome:
         if isinstance(reply, Exception):
             return error_from_reply(error_text(reply), *_place_of(call))
         if call.script is None:
             return call.parse(reply)
-        if not isinstance(reply, list) or reply[0] != tag.encode():
+        if not isinstance(reply, list) or reply[0] != tag:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))
         return call.parse(reply[1:])

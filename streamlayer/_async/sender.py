@@ -25,6 +25,9 @@ from streamlayer.errors import RequestTimedOutError, StreamlayerError
 
 logger = logging.getLogger("streamlayer")
 
+HAND_OVER_MS = 20
+"""How long a caller waits at most for the sender to take its batches."""
+
 
 class Sender:
     """Sends one producer's batches.
@@ -56,6 +59,7 @@ class Sender:
         self._link = client.new_link()
         self._signal = waiting.Signal()
         self._room: waiting.Latch | None = None
+        self._taken: waiting.Latch | None = None
         self._task: waiting.Task | None = None
         self._busy = False
         self._closing = False
@@ -101,19 +105,26 @@ class Sender:
         """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left."""
         with self._lock:
             self._accumulator.seal(batch)
-            mine = not self._busy and self._trouble is None and self._link.connected
-            if mine:
-                self._busy = True
-                batches = self._accumulator.drain(waiting.monotonic_ms())
-        if not mine:
-            self._signal.set()
-            return
+            if self._busy or self._trouble is not None or not self._link.connected:
+                self._signal.set()
+                return
+            self._busy = True
+            batches = self._accumulator.drain(waiting.monotonic_ms())
         try:
             await self._round(batches)
         finally:
             self._busy = False
-            if self._trouble is not None or not self._accumulator.empty or self._closing:
+            if self.reason or self._closing or not self._accumulator.empty:
                 self._signal.set()
+
+    async def hand_over(self) -> None:
+        """Let the sender take what is sealed before the caller goes on computing; then both work at once."""
+        with self._lock:
+            if self._busy:
+                return
+            taken = self._taken = self._taken or waiting.Latch()
+        self._signal.set()
+        await taken.wait(HAND_OVER_MS)
 
     async def wait_for_room(self, timeout_ms: float) -> bool:
         """Wait until a batch is done; tell whether one was."""
@@ -168,6 +179,9 @@ class Sender:
     async def _round(self, batches: list[Batch]) -> None:
         """Send batches and settle them."""
         requests = [self._call(batch) for batch in batches]
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            taken.set()
         if self._acks == 0:
             self._forget(batches)
         try:
@@ -199,6 +213,9 @@ class Sender:
         partition = batch.partition
         topic = partition.topic
         frame, crc = batch.frame(self._compression)
+        oldest = newest = batch.timestamps[0]
+        if batch.timestamps.count(oldest) != len(batch.timestamps):
+            oldest, newest = min(batch.timestamps), max(batch.timestamps)
         return calls.append(
             partition.keys,
             partition.segment,
@@ -211,8 +228,8 @@ class Sender:
             sequence=batch.sequence,
             crc=crc,
             count=len(batch.values),
-            min_timestamp=min(batch.timestamps),
-            max_timestamp=max(batch.timestamps),
+            min_timestamp=oldest,
+            max_timestamp=newest,
             frame=frame,
         )
 

@@ -6,6 +6,7 @@ whenever its subscription is confirmed, which happens after each reconnect.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 from collections.abc import Iterable
@@ -85,7 +86,7 @@ class Subscriber:
             message: Any = await waiting.receive(connection, PING_MS)
             if message is not None:
                 silent = 0
-                if isinstance(message, list) and message[0] in {b"message", b"subscribe"}:
+                if message[0] in {b"message", b"subscribe"}:
                     self._wake(message[1].decode())
                 continue
             if silent >= SILENT_PINGS:
@@ -107,7 +108,8 @@ class Subscriber:
         self._closing = True
         connection = self._connection
         if connection is not None:
-            waiting.hang_up(connection)
+            with contextlib.suppress(redis.RedisError, OSError):  # it has ended
+                await waiting.hang_up(connection)
         if self._task is not None:
             await self._task.join(2 * PING_MS if timeout_ms is None else timeout_ms)
         await self._disconnect()

@@ -15,4 +15,4 @@ def main() -> None:
         if (error.name or "").partition(".")[0] not in _EXTRAS:
             raise
         sys.exit("error: the command line needs two more packages: pip install 'streamlayer[cli]'")
-    app()
+    app(prog_name="streamlayer")

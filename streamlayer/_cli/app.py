@@ -73,7 +73,9 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 def _version(wanted: bool) -> None:
     if wanted:
         redis_py = metadata.version("redis")
-        print(f"streamlayer {metadata.version('streamlayer')} (Python {platform.python_version()}, redis-py {redis_py})")
+        print(
+            f"streamlayer {metadata.version('streamlayer')} (Python {platform.python_version()}, redis-py {redis_py})"
+        )
         raise typer.Exit
 
 
@@ -82,9 +84,7 @@ def root(
     ctx: typer.Context,
     url: Annotated[
         str | None,
-        typer.Option(
-            envvar="STREAMLAYER_URL", metavar="URL", help="The server; by default redis://localhost:6379/0."
-        ),
+        typer.Option(envvar="STREAMLAYER_URL", metavar="URL", help="The server; by default redis://localhost:6379/0."),
     ] = None,
     namespace: NamespaceOption = None,
     debug: DebugOption = False,
@@ -98,7 +98,10 @@ def root(
 
 
 def _say(error: Exception) -> None:
-    lines = [f"error: {error or type(error).__name__}", *getattr(error, "__notes__", [])]
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f"{error.filename}: {error.strerror}"
+    lines = [f"error: {text}", *getattr(error, "__notes__", [])]
     if isinstance(error, ServerUnavailableError):
         lines.append("`streamlayer server` starts a server here; --url or STREAMLAYER_URL names another one.")
     if not isinstance(error, (StreamlayerError, OSError)):

@@ -15,7 +15,7 @@ import typer
 from streamlayer import Consumer, ConsumerRecord, TopicPartition, UnknownTopicOrPartitionError
 from streamlayer._cli import output
 from streamlayer._cli.moments import Beginning, End, Moment, Offset, Start, parse_start
-from streamlayer._cli.options import NamespaceOption, UrlOption, examples, where
+from streamlayer._cli.options import NamespaceOption, UrlOption, examples, session
 
 EXAMPLES = examples(
     "streamlayer consume orders",
@@ -41,25 +41,23 @@ def _start(text: str | None) -> Start | None:
 
 def consume(
     ctx: typer.Context,
-    topic: Annotated[str, typer.Argument(help="The topic.", show_default=False)],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic.", show_default=False)],
     start: Annotated[
         str | None,
         typer.Option(
             "--from",
-            metavar="beginning|end|OFFSET|TIME",
-            help=f"Where to begin; by default {TAIL} records before the end. A time is ISO 8601 (local if it names no "
-            "zone), or how long ago: -15m, '2h ago'. Where a partition does not hold the offset, its nearest.",
+            metavar="START",
+            help=f"Where to begin: `beginning`, `end`, an offset, or a time; by default the last {TAIL} records. A "
+            "time is ISO 8601 (local if it names no zone) or how long ago: -15m, '2h ago'. A partition that does not "
+            "hold the offset begins at its nearest.",
             show_default=False,
         ),
     ] = None,
     most: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="Stop after N records.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, metavar="N", help="Read this partition only.")] = None,
-    follow: Annotated[
-        bool,
-        typer.Option(
-            "--follow/--no-follow", " /--exit", help="At the end, wait for more; or stop there.", show_default=False
-        ),
-    ] = True,
+    no_follow: Annotated[
+        bool, typer.Option("--no-follow", "--exit", help="Stop at the end; without it, wait there for more.")
+    ] = False,
     json: Annotated[
         bool,
         typer.Option(
@@ -72,19 +70,21 @@ def consume(
     """Print records: partition and offset, time, key, value. Bytes that are no text are shown escaped."""
     begin = _start(start)
     show = output.record_printer(json=json)
-    with Consumer(**where(ctx, url, namespace)) as consumer:
+    where = session(ctx, url, namespace)
+    with Consumer(url=where.url, namespace=where.namespace) as consumer:
         partitions = _partitions(consumer, topic, partition)
         consumer.assign(partitions)
-        for record in islice(_records(consumer, partitions, begin, most, follow=follow), most):
+        for record in islice(_records(consumer, partitions, begin, most, follow=not no_follow), most):
             show(record)
 
 
 def _partitions(consumer: Consumer, topic: str, partition: int | None) -> list[TopicPartition]:
-    numbers = consumer.partitions_for_topic(topic)
-    if not numbers:
-        near = difflib.get_close_matches(topic, consumer.topics(), n=1)
+    topics = consumer.topics()
+    if topic not in topics:
+        near = difflib.get_close_matches(topic, topics, n=1)
         advice = f"; did you mean {near[0]!r}?" if near else "; `streamlayer topics list` shows what there is"
         raise UnknownTopicOrPartitionError(f"there is no topic {topic!r}{advice}")
+    numbers = consumer.partitions_for_topic(topic)
     if partition is not None and partition not in numbers:
         raise UnknownTopicOrPartitionError(f"{topic} has the partitions 0 to {len(numbers) - 1}, not {partition}")
     return [TopicPartition(topic, number) for number in (sorted(numbers) if partition is None else [partition])]

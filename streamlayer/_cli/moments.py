@@ -1,4 +1,4 @@
-"""Where to start reading, as people write it: ``beginning``, ``end``, ``1200``, ``-15m``, ``2h ago``, ``2026-01-31T12:00``.
+"""Where to start reading, as people write it: ``beginning``, ``end``, ``1200``, ``-15m``, ``2h ago``, an ISO 8601 time.
 
 No clock: the caller passes ``now``.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, TypedDict
+from typing import Annotated
 
 import typer
 from rich.markup import escape
@@ -16,31 +16,20 @@ NamespaceOption = Annotated[
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-class Where(TypedDict):
-    """The arguments by which a client finds its server."""
-
-    url: str | None
-    namespace: str | None
-
-
 @dataclass(frozen=True)
 class Session:
-    """What was said before the command: ``streamlayer --url … --debug topics list``."""
+    """What was said before the command, as in ``streamlayer --url … --debug topics list``."""
 
     url: str | None = None
     namespace: str | None = None
     debug: bool = False
 
-    def where(self, url: str | None, namespace: str | None) -> Where:
-        """Where the server is, for ``Admin(**…)`` and its like; what was said after the command counts first."""
-        return {"url": url or self.url, "namespace": namespace or self.namespace}
 
-
-def where(ctx: typer.Context, url: str | None, namespace: str | None) -> Where:
-    """Where the server is, from the options before and after the command."""
-    session = ctx.obj
-    assert isinstance(session, Session)
-    return session.where(url, namespace)
+def session(ctx: typer.Context, url: str | None, namespace: str | None) -> Session:
+    """Where the server is: what was said after the command counts first."""
+    before = ctx.obj
+    assert isinstance(before, Session)
+    return Session(url or before.url, namespace or before.namespace, before.debug)
 
 
 def examples(*commands: str) -> str:

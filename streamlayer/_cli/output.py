@@ -75,7 +75,7 @@ def clock(timestamp: int) -> str:
 
 
 def as_json(record: ConsumerRecord[bytes, bytes]) -> bytes:
-    """A record as one JSON object. Bytes that are no UTF-8 stand as base64, under ``key_base64`` or ``value_base64``."""
+    """A record as one JSON object. Bytes that are no UTF-8 are base64, under ``key_base64`` or ``value_base64``."""
     fields: dict[str, object] = {
         "topic": record.topic,
         "partition": record.partition,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, BinaryIO
@@ -12,9 +12,9 @@ from typing import Annotated, BinaryIO
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn
 
-from streamlayer import Producer
+from streamlayer import ConfigurationError, Producer
 from streamlayer._cli import output
-from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, where
+from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, session
 
 EXAMPLES = examples(
     "echo hello | streamlayer produce greetings",
@@ -35,7 +35,7 @@ class Counter:
 
 def produce(
     ctx: typer.Context,
-    topic: Annotated[str, typer.Argument(help="The topic; created if there is none.", show_default=False)],
+    topic: Annotated[str, typer.Argument(metavar="TOPIC", help="The topic; created if there is none.")],
     file: Annotated[
         Path | None, typer.Option("--file", "-f", metavar="PATH", help="Read lines from a file, not from stdin.")
     ] = None,
@@ -58,7 +58,8 @@ def produce(
     counter, begun = Counter(), time.monotonic()
     with _opened(file) as lines:
         try:
-            with Producer(**where(ctx, url, namespace)) as producer:
+            where = session(ctx, url, namespace)
+            with Producer(url=where.url, namespace=where.namespace) as producer:
                 for line in _watched(lines, file, counter):
                     value = line.removesuffix(b"\n")
                     key = None
@@ -76,16 +77,15 @@ def produce(
 def _parted(line: bytes, separator: bytes, number: int) -> tuple[bytes, bytes]:
     key, found, value = line.partition(separator)
     if not found:
-        sent = "; the lines before it were sent" if number > 1 else ""
-        raise typer.BadParameter(
-            f"line {number} has no {separator.decode()!r}: {output.shown(line[:60])!r}{sent}",
-            param_hint="--key-separator",
+        wanted, shown = separator.decode(), output.shown(line[:60])
+        raise ConfigurationError(
+            f"line {number} has no key separator {wanted!r}: {shown!r}; the {number - 1:,} before it were sent"
         )
     return key, value
 
 
 @contextmanager
-def _opened(file: Path | None) -> Iterator[BinaryIO]:
+def _opened(file: Path | None) -> Generator[BinaryIO]:
     if file is not None:
         with file.open("rb") as opened:
             yield opened

@@ -41,7 +41,7 @@ def server(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, on_signal)
-    with Server(data_dir, port=port) as running:
+    with _started(data_dir, port) as running:
         _greet(running.url, data_dir)
         while not stop.wait(_LOOK_S):
             if running.pid is None:
@@ -51,10 +51,24 @@ def server(
         raise KeyboardInterrupt
 
 
+def _started(data_dir: Path | None, port: int) -> Server:
+    try:
+        return Server(data_dir, port=port).start()
+    except EmbeddedServerError as error:
+        if "already in use" not in str(error):
+            raise
+        raise EmbeddedServerError(
+            f"port {port} is taken: perhaps a Redis runs there, which will do as well. "
+            "Otherwise choose another with --port; 0 takes any free one"
+        ) from None
+
+
 def _greet(url: str, data_dir: Path | None) -> None:
-    place = f"in {data_dir}" if data_dir is not None else "in a temporary folder: they go when it stops"
+    place = f"in {data_dir}" if data_dir is not None else "in a temporary folder, which goes when it stops"
     out = output.console()
-    out.print(f"[bold green]{url}[/bold green]  listens on this machine only; records are kept {place}. Ctrl-C stops it.")
+    out.print(
+        f"[bold green]{url}[/bold green]  listens on this machine only; records are kept {place}. Ctrl-C stops it."
+    )
     out.print("\nIn another terminal:")
     if url != f"redis://127.0.0.1:{DEFAULT_PORT}/0":
         out.print(f"  export STREAMLAYER_URL={url}")

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from streamlayer import Admin, NewTopic
+from streamlayer import Admin, NewTopic, TopicAlreadyExistsError
 from streamlayer._cli import output
-from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, where
+from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, session
 from streamlayer._types import TopicDescription
 
 app = typer.Typer(help="Make, list, describe and delete topics.", no_args_is_help=True)
@@ -25,7 +25,8 @@ def list_(
     namespace: NamespaceOption = None,
 ) -> None:
     """List all topics, with what they hold."""
-    with Admin(**where(ctx, url, namespace)) as admin:
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
         described = admin.describe_topics()
     if json:
         output.print_json([_summary(topic) for topic in described.values()])
@@ -61,8 +62,12 @@ def create(
 ) -> None:
     """Create topics."""
     settings = {name: _number_or_text(value) for name, value in pairs(config or [], "--config").items()}
-    with Admin(**where(ctx, url, namespace)) as admin:
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
         before = set(admin.list_topics())
+        there = [name for name in names if name in before]
+        if there and not exist_ok:
+            raise TopicAlreadyExistsError(f"{there[0]} exists already; --exist-ok leaves it as it is")
         admin.create_topics([NewTopic(name, partitions, config=settings) for name in names], exist_ok=exist_ok)
     for name in names:
         print(f"{name} exists already" if name in before else f"created {name}")
@@ -77,7 +82,8 @@ def describe(
     namespace: NamespaceOption = None,
 ) -> None:
     """Show topics' settings and partitions."""
-    with Admin(**where(ctx, url, namespace)) as admin:
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
         described = admin.describe_topics(names)
     if json:
         output.print_json([_details(topic) for topic in described.values()])
@@ -98,7 +104,8 @@ def delete(
     namespace: NamespaceOption = None,
 ) -> None:
     """Delete topics with all their records. There is no way back."""
-    with Admin(**where(ctx, url, namespace)) as admin:
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
         there = set(admin.list_topics())
         if not missing_ok:
             admin.describe_topics(names)  # before anything is deleted or asked

@@ -1,1 +1,1 @@
-"""The pure core: values and decisions. No redis, asyncio, threads, sockets or clock in here; the caller passes ``now``."""
+"""The pure core: values and decisions. No redis, asyncio, threads, sockets or clock: the caller passes ``now``."""

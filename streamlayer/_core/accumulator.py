@@ -21,10 +21,10 @@ from streamlayer.errors import StreamlayerError
 
 BATCHES_IN_FLIGHT: Final = 5
 FRAME_LIMIT: Final = 65_400
-"""A batch's encoded size stays under this: with the server's own header just inside a 64 KiB allocation."""
+"""A batch's encoded size stays under this: with the server's own header it just fits a 64 KiB allocation."""
 FRAME_OVERHEAD: Final = 40
 IDLE_MS: Final = 3_600_000
-"""After this long without an append a partition's first batch goes alone: the server may have forgotten the producer."""
+"""After this long without an append a partition's first batch goes alone: the server may have forgotten this id."""
 
 
 class Done(Protocol):
@@ -94,7 +94,7 @@ class Batch:
         self.error: StreamlayerError | None = None
         self.refused: dict[int, StreamlayerError] | None = None
         self.ranks: list[int] | None = None
-        self.callbacks: list[Callable[[], None]] | None = None
+        self.callbacks: list[Callable[[], object]] | None = None
         self.seen = False
         self._frame: tuple[bytes, int] | None = None
 
@@ -116,10 +116,13 @@ class Batch:
     def refuse(self, errors: dict[int, StreamlayerError]) -> None:
         """Take records out, by index, that the server will never accept; the others keep their futures."""
         kept = [i for i in range(len(self.values)) if i not in errors]
-        self.refused = errors
-        self.ranks = [0] * len(self.values)
+        count = len(self.values) if self.ranks is None else len(self.ranks)
+        gone = self.refused or {}  # by index at first; `errors` counts only those that were left
+        left = [i for i in range(count) if i not in gone]
+        self.refused = gone | {left[i]: error for i, error in errors.items()}
+        self.ranks = [0] * count
         for rank, i in enumerate(kept):
-            self.ranks[i] = rank
+            self.ranks[left[i]] = rank
         self.keys = [self.keys[i] for i in kept]
         self.values = [self.values[i] for i in kept]
         self.headers = None if self.headers is None else [self.headers[i] for i in kept]
@@ -157,6 +160,12 @@ class PartitionQueue:
         self.epoch += 1
         self.sequence = 0
         self.last_append = -IDLE_MS
+
+    def start_over(self) -> None:
+        """What is sealed is certainly not in the log: number it anew, and fence the copies that may be on their way."""
+        for batch in self.sealed:
+            batch.frozen = False
+        self.next_epoch()
 
 
 class TopicQueue:
@@ -276,7 +285,7 @@ class Accumulator:
                 break
             if not batch.frozen:
                 batch.sequence, batch.epoch = sequence, partition.epoch
-            sequence = batch.sequence + len(batch.values)
+            sequence = max(sequence, batch.sequence + len(batch.values))
             chosen.append(batch)
         return chosen
 
@@ -285,7 +294,8 @@ class Accumulator:
     def succeed(self, batch: Batch, base_offset: int, append_time: int, now: int) -> None:
         """It is in the log."""
         partition = batch.partition
-        partition.sequence = batch.sequence + len(batch.values)
+        if batch.epoch == partition.epoch:
+            partition.sequence = max(partition.sequence, batch.sequence + len(batch.values))
         partition.last_append = now
         batch.base_offset, batch.append_time = base_offset, append_time
         self._finish(batch)
@@ -305,6 +315,8 @@ class Accumulator:
             self._finish(other)
         if batch.frozen:
             partition.next_epoch()
+        elif any(other.frozen for other in partition.sealed):
+            partition.start_over()
         return given_up
 
     def fail_all(self, partition: PartitionQueue, error: StreamlayerError) -> list[Batch]:

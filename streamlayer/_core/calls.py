@@ -7,8 +7,9 @@ of the same name, one test file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
+
+import msgspec
 
 from streamlayer._core import scripts
 from streamlayer._core.keys import PartitionKeys, registry_channel, registry_key
@@ -20,8 +21,7 @@ Reply = list[Any]
 """What a script answered, its tag removed."""
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Generic[T]):
+class Call(msgspec.Struct, Generic[T], frozen=True):
     """One operation.
 
     :ivar script: the Lua file; ``None`` for a plain command, which is then ``args``.
@@ -304,7 +304,5 @@ def read_registry(namespace: str) -> Call[dict[str, bytes]]:
     return Call(None, (registry_key(namespace),), ("HGETALL", registry_key(namespace)), _entries)
 
 
-def _entries(reply: Any) -> dict[str, bytes]:
-    if isinstance(reply, dict):
-        return {name.decode(): entry for name, entry in reply.items()}
+def _entries(reply: list[bytes]) -> dict[str, bytes]:
     return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}

@@ -26,10 +26,12 @@ _LENGTH_AND_CRC = struct.Struct(">II")
 _HEADER = struct.Struct(">BBIHI")  # version, attributes, count, base timestamp (high 16 bits, low 32)
 _STORED = struct.Struct(">HIIIBBIHI")  # the same with append time, length and CRC before it
 HEADER_BYTES: Final = _STORED.size
+SHORT: Final = 255
+"""The longest key or value whose length prefix takes two bytes."""
 RECORD_OVERHEAD: Final = 7
 """Bytes a record of short key and value costs at most besides those two: two length prefixes and a time delta."""
 LONG_RECORD_OVERHEAD: Final = 19
-"""The same where a key or a value is longer than 255 bytes, or a timestamp far from the batch's first."""
+"""The same where a key or a value is longer."""
 
 COMPRESSION: Final = {None: 0, "gzip": 1}
 """``compression_type`` and the number in a frame's attributes (Kafka's)."""

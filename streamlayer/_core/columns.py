@@ -6,12 +6,12 @@ Every refusal is a typed error that names the argument and what to do.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate, zip_longest
 from operator import add
 from typing import Any, NamedTuple, cast
 
-from streamlayer._core.codec import Headers
+from streamlayer._core.codec import LONG_RECORD_OVERHEAD, RECORD_OVERHEAD, SHORT, Headers
 from streamlayer.errors import InvalidTimestampError
 
 SECONDS_UNTIL = 100_000_000_000
@@ -24,30 +24,32 @@ def to_bytes(value: Any, serializer: Callable[[Any], bytes] | None, what: str) -
 
     :raises TypeError: it is not bytes, and there is no serializer, or that did not return bytes.
     """
-    if value is None or type(value) is bytes:
-        if value is None or serializer is None:
-            return value
+    if value is None:
+        return None
     if serializer is not None:
-        serialized = serializer(value)
+        serialized: Any = serializer(value)
         if isinstance(serialized, bytes):
             return serialized
         msg = f"{what}_serializer returned {type(serialized).__name__}, not bytes"
         raise TypeError(msg)
-    if isinstance(value, (bytearray, memoryview)):
+    if isinstance(value, bytes):
+        return value
+    if isinstance(value, bytearray):
         return bytes(value)
     hint = f"streamlayer.serializers.{'string' if isinstance(value, str) else 'json'}"
     msg = f"{what} is {type(value).__name__}, not bytes: pass bytes, or Producer({what}_serializer={hint})"
     raise TypeError(msg)
 
 
-def to_headers(headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None) -> Headers | None:
-    """A record's headers as pairs.
+def to_headers(headers: Any) -> Headers | None:
+    """A record's headers, a mapping or pairs, as pairs.
 
     :raises TypeError: a name is not text, or a value not bytes.
     """
     if not headers:
         return None
-    pairs = tuple(headers.items()) if isinstance(headers, Mapping) else tuple((name, value) for name, value in headers)
+    given: Iterable[tuple[Any, Any]] = headers.items() if hasattr(headers, "items") else headers
+    pairs = tuple((name, value) for name, value in given)
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, bytes):
             msg = f"headers are pairs of str and bytes, not ({type(name).__name__}, {type(value).__name__})"
@@ -74,8 +76,9 @@ def check_timestamp(timestamp: Any) -> int:
 
 def record_size(key: bytes | None, value: bytes | None, extra: int = 0) -> int:
     """An upper bound of the bytes a record takes in a batch."""
-    size = (len(key) if key is not None else 0) + (len(value) if value is not None else 0) + 7 + extra
-    return size if size <= 262 else size + 12  # noqa: PLR2004 - 255 bytes and the overhead: a longer length prefix
+    key_size, value_size = len(key or b""), len(value or b"")
+    overhead = RECORD_OVERHEAD if key_size <= SHORT and value_size <= SHORT else LONG_RECORD_OVERHEAD
+    return key_size + value_size + overhead + extra
 
 
 class Run(NamedTuple):
@@ -83,7 +86,8 @@ class Run(NamedTuple):
 
     :ivar partition: its number; ``None``: wherever a batch without key is open.
     :ivar key_hash: the hash of the first record that its key placed here; ``None`` if none was.
-    :ivar ends: of the record at each index: the bytes that all up to it take.
+    :ivar ends: at each index: the bytes of all keys and values up to it, itself included.
+    :ivar overhead: bytes each record takes besides them.
     """
 
     partition: int | None
@@ -92,40 +96,55 @@ class Run(NamedTuple):
     timestamps: list[int]
     key_hash: int | None
     ends: list[int]
+    overhead: int
+
+    def size(self, start: int, end: int) -> int:
+        """The bytes of the records from ``start`` to before ``end``."""
+        return (
+            (self.ends[end - 1] if end else 0) - (self.ends[start - 1] if start else 0) + (end - start) * self.overhead
+        )
 
     def cut(self, start: int, room: int) -> int:
         """The index behind the last record that fits into ``room``, from ``start`` on."""
-        return bisect_right(self.ends, (self.ends[start - 1] if start else 0) + room, start)
+        ends = range(start + 1, len(self.values) + 1)
+        return start + bisect_right(ends, room, key=lambda end: self.size(start, end))
 
 
-def _ends(keys: Sequence[bytes | None], values: Sequence[bytes | None], extra: int) -> list[int]:
+def _longest(column: Sequence[bytes | None]) -> int:
     try:
-        plain = cast("Sequence[bytes]", values)
-        sizes = (
-            list(map(len, plain))
-            if not keys
-            else list(map(add, map(len, cast("Sequence[bytes]", keys)), map(len, plain)))
-        )
+        return max(map(len, cast("Sequence[bytes]", column)), default=0)
     except TypeError:  # a null among them
-        sizes = [len(key or b"") + len(value or b"") for key, value in zip_longest(keys, values)]
-    overhead = extra + (7 if max(sizes) < 256 else 19)  # noqa: PLR2004 - longer ones have longer length prefixes
-    return list(accumulate(map(overhead.__add__, sizes)))
+        return max(len(part or b"") for part in column)
 
 
-def largest(keys: Sequence[bytes | None] | None, values: Sequence[bytes | None]) -> int:
-    """The bytes of the largest record, overhead left out."""
-    if not values:
+def _run(
+    partition: int | None,
+    keys: list[bytes | None],
+    values: list[bytes | None],
+    timestamps: list[int],
+    key_hash: int | None,
+    overhead: int,
+) -> Run:
+    try:
+        lengths = map(len, cast("list[bytes]", values))
+        ends = list(accumulate(map(add, map(len, cast("list[bytes]", keys)), lengths) if keys else lengths))
+    except TypeError:  # a null among them
+        ends = list(accumulate(len(key or b"") + len(value or b"") for key, value in zip_longest(keys, values)))
+    return Run(partition, keys, values, timestamps, key_hash, ends, overhead)
+
+
+def too_large(keys: Sequence[bytes | None] | None, values: Sequence[bytes | None], limit: int) -> int:
+    """The bytes of the first record that is larger than ``limit``; 0 if none is."""
+    if _longest(values) + _longest(keys or ()) <= limit:
         return 0
-    sizes = [0 if value is None else len(value) for value in values]
-    if keys is None:
-        return max(sizes)
-    return max(map(add, sizes, (0 if key is None else len(key) for key in keys)))
+    sizes = (len(key or b"") + len(value or b"") for key, value in zip_longest(keys or (), values))
+    return next((size for size in sizes if size > limit), 0)
 
 
 def runs(
     values: list[bytes | None],
     keys: list[bytes | None] | None,
-    timestamps: list[int],
+    timestamps: list[int] | int,
     partition: int | None,
     partitions: int,
     hash_of: Callable[[bytes], int],
@@ -133,31 +152,50 @@ def runs(
 ) -> list[Run]:
     """Part records by partition, order kept in each.
 
+    :param timestamps: each record's time, or one for all.
     :param partition: the one partition to use, ``None`` to go by key.
     :param partitions: how many there are.
     :param extra: bytes each record takes besides key and value.
     """
+    short = max(_longest(values), _longest(keys or ())) <= SHORT
+    overhead = extra + (RECORD_OVERHEAD if short else LONG_RECORD_OVERHEAD)
     if keys is None or partition is not None:
-        return [Run(partition, keys or [], values, timestamps, None, _ends(keys or [], values, extra))]
+        times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
+        return [_run(partition, keys or [], values, times, None, overhead)]
     if None in keys:
         hashes: list[int | None] = [None if key is None else hash_of(key) for key in keys]
         places = [partitions if key_hash is None else key_hash % partitions for key_hash in hashes]
     else:
         hashes = list(map(hash_of, cast("list[bytes]", keys)))
         places = [key_hash % partitions for key_hash in cast("list[int]", hashes)]
-    parts: list[tuple[list[bytes | None], list[bytes | None], list[int]]] = [
-        ([], [], []) for _ in range(partitions + 1)
-    ]
-    adders = [(part[0].append, part[1].append, part[2].append) for part in parts]
-    for place, key, value, timestamp in zip(places, keys, values, timestamps, strict=True):
-        add_key, add_value, add_timestamp = adders[place]
-        add_key(key)
-        add_value(value)
-        add_timestamp(timestamp)
+    part_keys: list[list[bytes | None]] = [[] for _ in range(partitions + 1)]
+    part_values: list[list[bytes | None]] = [[] for _ in range(partitions + 1)]
+    add_key = [column.append for column in part_keys]
+    add_value = [column.append for column in part_values]
+    for place, key, value in zip(places, keys, values, strict=True):
+        add_key[place](key)
+        add_value[place](value)
+    part_times = _part_times(timestamps, places, [len(column) for column in part_values])
     return [
-        Run(None, [], part[1], part[2], None, _ends([], part[1], extra))
+        _run(None, [], part_values[number], part_times[number], None, overhead)
         if number == partitions
-        else Run(number, *part, hashes[places.index(number)], _ends(part[0], part[1], extra))
-        for number, part in enumerate(parts)
-        if part[1]
+        else _run(
+            number,
+            part_keys[number],
+            part_values[number],
+            part_times[number],
+            hashes[places.index(number)],
+            overhead,
+        )
+        for number in range(partitions + 1)
+        if part_values[number]
     ]
+
+
+def _part_times(timestamps: list[int] | int, places: list[int], counts: list[int]) -> list[list[int]]:
+    if isinstance(timestamps, int):
+        return [[timestamps] * count for count in counts]
+    parted: list[list[int]] = [[] for _ in counts]
+    for place, timestamp in zip(places, timestamps, strict=True):
+        parted[place].append(timestamp)
+    return parted

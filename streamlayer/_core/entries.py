@@ -29,6 +29,7 @@ class TopicEntry(msgspec.Struct, frozen=True):
     :ivar config: the settings by name; what is missing has its default.
     :ivar config_version: rises with each change of the settings.
     :ivar v: the entry's own version.
+    :ivar stored: the bytes it was read from, which the next change is compared with; empty for a new one.
     """
 
     id: str
@@ -38,10 +39,11 @@ class TopicEntry(msgspec.Struct, frozen=True):
     config: dict[str, Any] = {}
     config_version: int = 1
     v: int = ENTRY_VERSION
+    stored: bytes = b""
 
     def with_state(self, state: str) -> TopicEntry:
         """The same topic in another state."""
-        return msgspec.structs.replace(self, state=state)
+        return msgspec.structs.replace(self, state=state, stored=b"")
 
     def topic_config(self) -> TopicConfig:
         """The settings, checked and completed by the defaults."""
@@ -49,7 +51,11 @@ class TopicEntry(msgspec.Struct, frozen=True):
 
     def to_bytes(self) -> bytes:
         """As it stands in the registry."""
-        return msgspec.json.encode(self)
+        if self.stored:
+            return self.stored
+        fields = msgspec.structs.asdict(self)
+        del fields["stored"]
+        return msgspec.json.encode(fields)
 
 
 def read_entry(stored: bytes, topic: str) -> TopicEntry:
@@ -67,7 +73,7 @@ def read_entry(stored: bytes, topic: str) -> TopicEntry:
             f"the registry's entry of topic {topic!r} has version {entry.v}; this release knows 1. Upgrade streamlayer"
         )
         raise UnsupportedVersionError(msg)
-    return entry
+    return msgspec.structs.replace(entry, stored=stored)
 
 
 def topics_in(entries: dict[str, bytes]) -> dict[str, TopicEntry]:

@@ -61,10 +61,12 @@ def ranges_of(slices: list[Slice]) -> list[AppendedRange]:
         if batch.error is not None:
             batch.seen = True
             errors.append(batch.error)
-        elif batch.refused is not None:
-            errors += [error for i, error in batch.refused.items() if index <= i < index + count]
-        else:
-            _join(ranges.setdefault(batch.partition.number, []), batch, index, count)
+            continue
+        refused = [error for i, error in (batch.refused or {}).items() if index <= i < index + count]
+        errors += refused
+        if not refused:
+            first = index if batch.ranks is None else batch.ranks[index]
+            _join(ranges.setdefault(batch.partition.number, []), batch, first, count)
     if errors:
         if len(errors) > 1:
             errors[0].add_note(f"{len(errors) - 1} more batches or records of this call failed")

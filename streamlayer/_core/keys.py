@@ -27,7 +27,7 @@ def check_name(name: object, what: str = "topic") -> str:
         why = f"a {what} name cannot be empty"
     elif name in {".", ".."}:
         why = f"a {what} cannot be named {name!r}"
-    elif len(name) > 249:  # noqa: PLR2004 - Kafka's limit, as in the pattern above
+    elif len(name) > 249:
         why = f"a {what} name has at most 249 characters, this one has {len(name)}"
     else:
         wrong = "".join(sorted(set(re.sub(r"[a-zA-Z0-9._-]", "", name))))

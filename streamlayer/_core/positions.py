@@ -60,7 +60,7 @@ class PartitionPosition:
         self.segment = 0
         self._fetch_position = position
         self._pairs = ""
-        self._epochs = ""
+        self._epochs: str = ""
         self._tail = (-1, 0)
         self._fields: deque[Field] = deque()
         self._frames: Iterator[Frame] | None = None
@@ -260,7 +260,7 @@ class PartitionPosition:
         try:
             for stored in column:
                 result.append(None if stored is None else deserialize(stored))  # noqa: PERF401 - what was done counts
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever a user's function raises is told with its place
             offset = self.position + len(result)
             msg = (
                 f"{where(*self.tp)}: the {what} at offset {offset} does not deserialize: {error}. "

@@ -13,5 +13,5 @@ def backoff_ms(attempt: int, jitter: float) -> float:
     :param jitter: a random number in [0, 1).
     :returns: ms, between half of the step and the step.
     """
-    step = min(LONGEST_MS, FIRST_MS * 2 ** min(attempt, 10))
+    step = min(LONGEST_MS, FIRST_MS << min(attempt, 10))
     return step * (0.5 + jitter / 2)

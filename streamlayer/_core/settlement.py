@@ -23,7 +23,6 @@ from streamlayer.errors import (
     UnknownTopicOrPartitionError,
 )
 
-
 _NOT_IN_THE_LOG = frozenset(
     {"SEGMENT", "GAP", "GROWING", "STALE_GENERATION", "WRONG_PARTITION", "BAD_TIMESTAMP", "TOO_LARGE"}
 )
@@ -56,6 +55,7 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
     """
     result = Settlement()
     refused: set[int] = set()
+    unsure: set[int] = set()  # partitions with a frozen batch that this round did not decide
     for batch, outcome in zip(batches, outcomes, strict=True):
         if batch.done.is_set() or batch.error is not None:
             continue  # given up together with one before it
@@ -64,23 +64,26 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
             partition.segment = outcome.segment
             accumulator.succeed(batch, outcome.base_offset, outcome.append_time, now)
             result.done.append(batch)
-        elif id(partition) in refused:
+        elif not isinstance(outcome, (Refusal, StreamlayerError)):
+            if accumulator.idempotent and batch.epoch != partition.epoch:
+                result.trouble = outcome.error  # numbered anew since it was sent: a copy on its way is fenced
+            else:
+                unsure.add(id(partition))
+                _unanswered(accumulator, batch, outcome.error, result)
+        elif accumulator.idempotent and id(partition) in refused:
             result.again = True  # a certain no: something before it was refused
+        elif isinstance(outcome, Refusal) and outcome.word in _NOT_IN_THE_LOG and id(partition) in unsure:
+            result.again = True  # a no for this one; the frozen one before it may be in the log, and stays as it is
         elif isinstance(outcome, Refusal) and outcome.word in _NOT_IN_THE_LOG:
             refused.add(id(partition))
-            for waiting in partition.sealed:
-                waiting.frozen = False
             _refused(accumulator, batch, outcome, result)
-        elif isinstance(outcome, (Refusal, StreamlayerError)):
+        else:
             # Said before the script looked for an earlier copy: a frozen batch may be in the log all the same.
-            if not batch.frozen:
-                refused.add(id(partition))
+            (unsure if batch.frozen else refused).add(id(partition))
             if isinstance(outcome, Refusal):
                 _refused(accumulator, batch, outcome, result)
             else:
                 _error(accumulator, batch, outcome, result)
-        else:
-            _unanswered(accumulator, batch, outcome.error, result)
     return result
 
 
@@ -92,12 +95,14 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
         case "SEGMENT":
             partition.segment = int(refusal.detail)
         case "GAP":
-            partition.next_epoch()
+            partition.start_over()
             result.lost.append(partition)
         case "BAD_TIMESTAMP":
+            partition.start_over()
             oldest, newest = (int(part) for part in refusal.detail.split())
             result.done += _bad_timestamps(accumulator, batch, oldest, newest)
         case "TOO_LARGE":
+            partition.start_over()
             msg = f"{place}: a batch is larger than the topic's max_message_bytes={refusal.detail}"
             result.done += accumulator.fail(batch, MessageSizeTooLargeError(msg))
         case "STALE":

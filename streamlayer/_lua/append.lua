@@ -54,27 +54,32 @@ else
   end
 end
 if segment ~= p.segment then return refuse('SEGMENT', int(p.segment)) end
-for name, kind in pairs({ tail = 'string', segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
-  if not holds(keys[name], kind) then return refuse('FOREIGN', keys[name]) end
-end
 
-local function save()
-  redis.call('HSET', meta, 'next', int(p.next), 'segment', int(p.segment), 'segment_base', int(p.segment_base),
-    'segment_bytes', int(p.segment_bytes), 'segment_at', int(p.segment_at), 'tail_base', int(p.tail_base), 'tail_len',
-    int(p.tail_len), 'max_timestamp', int(p.max_timestamp), 'deadline', int(p.deadline))
-end
+-- Most appends only make the tail longer; what else they touch is checked when they do.
+local size = #frame + 6
+local limit = tonumber(m[15])
+local old = aged(p, now)
+local short = p.segment_at ~= 0 and p.tail_len + size <= TAIL_LIMIT and p.segment_bytes + size < limit and not old
+local tail_bytes = redis.pcall('STRLEN', tail)
+if type(tail_bytes) == 'table' then return refuse('FOREIGN', tail) end
 
 -- A segment past its time ends here; the client comes again, naming the keys of the next one.
-if overdue(p, now) or aged(p, now) then
-  if overdue(p, now) then next_segment(p, keys) else close_segment(p, keys, now) end
-  save()
+if overdue(p, now) then
+  if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
+  next_segment(p, keys)
+  save_all(meta, p)
   return refuse('SEGMENT', int(p.segment))
 end
 
 local token = server_token()
 local _, known = last_epoch(epochs)
-local torn = redis.call('STRLEN', tail) ~= p.tail_len
-if token ~= known or torn then
+local reborn = token ~= '' and token ~= known
+if reborn or not short or tail_bytes ~= p.tail_len then
+  for name, kind in pairs({ segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
+    if not holds(keys[name], kind) then return refuse('FOREIGN', keys[name]) end
+  end
+end
+if reborn or tail_bytes ~= p.tail_len then
   local damage = contradiction(p, keys)
   if damage then
     redis.call('HSET', meta, 'damaged', damage)
@@ -84,30 +89,31 @@ if token ~= known or torn then
   redis.call('HSET', meta, 'epochs', epochs)
 end
 
--- From here on nothing is refused.
-local milliseconds = now
-local stamp = {}
-for i = 6, 1, -1 do
-  stamp[i] = milliseconds % 256
-  milliseconds = math.floor(milliseconds / 256)
+-- The same for one that is old but whole: its tail is sealed, so it was checked first.
+if old then
+  close_segment(p, keys, now)
+  save_all(meta, p)
+  return refuse('SEGMENT', int(p.segment))
 end
-local stamped = string.char(unpack(stamp)) .. frame
+
+-- From here on nothing is refused.
+local stamped = six_bytes(now) .. frame
 local base = p.next
 if p.segment_at == 0 then open_segment(p, keys, now) end
-if p.tail_len + #stamped > TAIL_LIMIT then seal_tail(p, keys) end
+if p.tail_len + size > TAIL_LIMIT then seal_tail(p, keys) end
 p.max_timestamp = math.max(p.max_timestamp, max_timestamp)
 p.next = base + count
-if #stamped <= TAIL_LIMIT then
+p.segment_bytes = p.segment_bytes + size
+if size <= TAIL_LIMIT then
   redis.call('APPEND', tail, stamped)
-  p.tail_len = p.tail_len + #stamped
+  p.tail_len = p.tail_len + size
 else
   add_field(keys, base, p.next - 1, p.max_timestamp, stamped)
   p.tail_base = p.next
 end
-p.segment_bytes = p.segment_bytes + #stamped
 renew_deadline(p, keys, now)
-if p.segment_bytes >= tonumber(m[15]) then close_segment(p, keys, now) end
-save()
+if p.segment_bytes >= limit then close_segment(p, keys, now) end
+if short then save_tail(meta, p) else save_all(meta, p) end
 if producer ~= '' then
   redis.call('HSET', producers, producer,
     remember_batch(entry, producer_epoch, sequence, count, crc, base, now))

@@ -10,10 +10,10 @@
 if not holds(meta, 'hash') then return refuse('FOREIGN', meta) end
 local there = redis.call('HMGET', meta, 'id', 'segment')
 if there[1] ~= topic_id then return { tag, -1, -1 } end
+if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
 redis.call('HSET', meta, 'state', 'deleting')
 local newest = tonumber(there[2])
 local oldest = newest
-if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
 local member = redis.call('ZRANGE', segs, 1, 1)[1]
 if member then oldest = tonumber(string.match(member, '^%d+')) end
 -- The keys to free are the caller's to name: it comes again with this range.

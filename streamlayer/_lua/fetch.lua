@@ -21,7 +21,6 @@ local epochs = m[9]
 
 -- Loss is told: the newest pair that reader and log share decides; what begins behind it below the position diverged.
 if pairs_read ~= '' then
-  if position > p.next then return refuse('TRUNCATED', int(p.next) .. ' ' .. int(p.next)) end
   local shared, starts, numbers = 0, {}, {}
   for number, token, start in string.gmatch(epochs, '(%d+):(%x*):(%d+)') do
     starts[#starts + 1] = tonumber(start)
@@ -34,6 +33,7 @@ if pairs_read ~= '' then
     local diverged = shared > 0 and starts[shared + 1] or -1
     return refuse('TRUNCATED', int(diverged) .. ' ' .. int(p.next))
   end
+  if position > p.next then return refuse('TRUNCATED', int(p.next) .. ' ' .. int(p.next)) end
 end
 
 local start, start_segment = log_start(segs, p, now)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from types import TracebackType
-
-from typing_extensions import Never, Self
+from typing import Never, Self
 
 from streamlayer._sync.client import Client
 from streamlayer._sync.registry import create_topic, delete_topic, open_topic
 from streamlayer._config import refuse_unknown, topic_config
 from streamlayer._core import calls
+from streamlayer._core.checks import check_partition_count
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._types import NewTopic, PartitionDescription, TopicDescription
 from streamlayer._waiting import threads as waiting
-from streamlayer.errors import ConfigurationError, UnknownTopicOrPartitionError
+from streamlayer.errors import UnknownTopicOrPartitionError
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 10_000
@@ -135,7 +135,5 @@ class Admin:
 
 def _partitions(topic: NewTopic) -> int:
     count = DEFAULT_PARTITIONS if topic.num_partitions is None else topic.num_partitions
-    if not isinstance(count, int) or not 1 <= count <= MOST_PARTITIONS:
-        msg = f"topic {topic.name!r}: num_partitions={count!r} must be from 1 to {MOST_PARTITIONS}"
-        raise ConfigurationError(msg)
+    check_partition_count(topic.name, count, MOST_PARTITIONS)
     return count

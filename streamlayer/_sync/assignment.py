@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from streamlayer._sync.client import Client
 from streamlayer._sync.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._sync.registry import open_topic
+from streamlayer._core.checks import check_assigned, check_partition
 from streamlayer._core.entries import READY, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys, registry_channel
 from streamlayer._core.positions import PartitionPosition
@@ -85,9 +86,7 @@ class Assignment:
             raise IllegalStateError(msg)
         wanted = [TopicPartition(check_name(tp[0]), tp[1]) for tp in partitions]
         for tp in wanted:
-            if not isinstance(tp.partition, int) or tp.partition < 0:
-                msg = f"{tp!r}: a partition is a number from 0 on"
-                raise ConfigurationError(msg)
+            check_assigned(tp.partition)
         self._by_hand = list(dict.fromkeys(wanted))
         self.positions = {tp: position for tp, position in self.positions.items() if tp in self._by_hand}
         self._forget()
@@ -155,9 +154,7 @@ class Assignment:
             self.positions[position.tp] = position
 
     def _position(self, tp: TopicPartition, entry: TopicEntry) -> PartitionPosition:
-        if tp.partition >= entry.partitions:
-            msg = f"{tp.topic} has the partitions 0 to {entry.partitions - 1}, not {tp.partition}"
-            raise UnknownTopicOrPartitionError(msg)
+        check_partition(tp.topic, tp.partition, entry.partitions)
         keys = partition_keys(self._client.namespace, *tp)
         return PartitionPosition(tp, keys, entry.id, entry.generation, 0)
 
@@ -239,7 +236,7 @@ class Assignment:
     def woken(self, channel: str) -> None:
         """Something was said on a channel."""
         tp = self._channels.get(channel)
-        if tp in self.positions:
-            self.positions[tp].waiting = False
-        elif tp is None:
+        if tp is None:
             self._dirty = True
+        elif tp in self.positions:
+            self.positions[tp].waiting = False

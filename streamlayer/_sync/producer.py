@@ -11,25 +11,24 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from time import time
 from types import TracebackType
-from typing import Any, Generic
+from typing import Any, Generic, Never, Self
 from zlib import crc32
-
-from typing_extensions import Never, Self
 
 from streamlayer._sync.client import Client
 from streamlayer._sync.registry import create_topic, open_topic
 from streamlayer._sync.sender import Sender
 from streamlayer._config import ProducerOptions, TopicConfig, checked, refuse_unknown
 from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
-from streamlayer._core.codec import Headers, header_size
-from streamlayer._core.columns import Run, check_timestamp, largest, record_size, runs, to_bytes, to_headers
+from streamlayer._core.checks import check_partition
+from streamlayer._core.codec import RECORD_OVERHEAD, SHORT, Headers, header_size
+from streamlayer._core.columns import Run, check_timestamp, record_size, runs, to_bytes, to_headers, too_large
 from streamlayer._core.entries import TopicEntry
 from streamlayer._core.futures import Slice, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._types import AppendedRange, Health, K, RecordMetadata, V
 from streamlayer._waiting import threads as waiting
-from streamlayer._waiting.aio import RecordFuture
+from streamlayer._waiting.threads import RecordFuture
 from streamlayer.errors import (
     BufferFullError,
     IllegalStateError,
@@ -40,7 +39,7 @@ from streamlayer.errors import (
 )
 
 _OPTIONS = (*ProducerOptions.model_fields, "key_serializer", "value_serializer")
-_MANY = 20_000
+_MANY = 4096
 """Records of a ``send_many`` that are parted at once; sending begins after the first such part."""
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
 
@@ -135,6 +134,8 @@ class Producer(Generic[K, V]):
             compression=1 if options.compression_type else 0,
             forget_topic=self._forget_topic,
         )
+        self._hurry = self._sender.hurry
+        self._plain = self._key_serializer is None and self._value_serializer is None
         self._closed = False
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -220,7 +221,7 @@ class Producer(Generic[K, V]):
             self._client.close()
         self._raise_failures()
 
-    def _after_fork(self) -> None:
+    def after_fork(self) -> None:
         if not self._closed:
             self._client.abandon()
             self._fresh()
@@ -259,23 +260,25 @@ class Producer(Generic[K, V]):
         queue = self._queues.get(topic)
         if queue is None:
             queue = self._open(topic)
-        if type(key) is bytes and type(value) is bytes and partition is None and timestamp_ms is None and not headers:
-            # The common way, nothing on it that can be left out.
-            if self._value_serializer is None and self._key_serializer is None and queue.hash is crc32:
-                size = len(key) + len(value) + 7
-                if size <= 262:
-                    key_hash = crc32(key)
-                    now = time()
-                    with self._lock:
-                        batch = queue.opens[key_hash % queue.count]
-                        if batch.key_hash is not None and batch.room >= size:
-                            index = len(batch.values)
-                            batch.room -= size
-                            batch.keys.append(key)
-                            batch.values.append(value)
-                            batch.timestamps.append(int(now * 1000))
-                            return RecordFuture(batch, index, self._sender.hurry)
-        return self._send(queue, value, key, partition, timestamp_ms, headers)
+        # The common way, for bytes in an open batch: nothing is on it that can be left out.
+        common = partition is None and timestamp_ms is None and headers is None and self._plain
+        if common and type(key) is bytes and type(value) is bytes:
+            plain: Any = value
+            size = len(key) + len(plain) + RECORD_OVERHEAD
+            if size <= SHORT:
+                key_hash = crc32(key)
+                now = int(time() * 1000)
+                with self._lock:
+                    batch = queue.opens[key_hash % queue.count]
+                    if batch.key_hash is not None and batch.room >= size:
+                        values = batch.values
+                        index = len(values)
+                        batch.room -= size
+                        batch.keys.append(key)
+                        values.append(plain)
+                        batch.timestamps.append(now)
+                        return RecordFuture(batch, index, self._hurry)
+        return self._send(queue, value, key, partition, timestamp_ms, headers, wake=True)
 
     def _send(
         self,
@@ -285,7 +288,13 @@ class Producer(Generic[K, V]):
         partition: int | None,
         timestamp_ms: int | None,
         headers: Mapping[str, bytes] | Sequence[tuple[str, bytes]] | None,
+        *,
+        wake: bool,
     ) -> RecordFuture:
+        """``send`` in full.
+
+        :param wake: tell the sender of a new batch; a caller that drives the round itself need not.
+        """
         stored_key = to_bytes(key, self._key_serializer, "key")
         stored_value = to_bytes(value, self._value_serializer, "value")
         pairs = to_headers(headers)
@@ -293,7 +302,7 @@ class Producer(Generic[K, V]):
         size = record_size(stored_key, stored_value, header_size(pairs) if pairs else 0)
         self._check_size(queue.name, size)
         if partition is not None:
-            self._check_partition(queue, partition)
+            check_partition(queue.name, partition, queue.count)
         while True:
             sealed: Batch | None = None
             with self._lock:
@@ -304,11 +313,11 @@ class Producer(Generic[K, V]):
             if sealed is not None:
                 self._sender.wake()
             if batch is not None:
-                if index == 0:
+                if wake and index == 0:
                     self._sender.wake()
                 if sealed is not None:
                     waiting.give_turn()
-                return RecordFuture(batch, index, self._sender.hurry)
+                return RecordFuture(batch, index, self._hurry)
             self._wait_for_room(queue.name)
 
     def _try_append(
@@ -358,11 +367,6 @@ class Producer(Generic[K, V]):
             )
             raise MessageSizeTooLargeError(msg)
 
-    def _check_partition(self, queue: TopicQueue, partition: int) -> None:
-        if not isinstance(partition, int) or not 0 <= partition < queue.count:
-            msg = f"{queue.name} has the partitions 0 to {queue.count - 1}, not {partition!r}"
-            raise UnknownTopicOrPartitionError(msg)
-
     def send_and_wait(
         self,
         topic: str,
@@ -380,7 +384,8 @@ class Producer(Generic[K, V]):
         :returns: where it is.
         :raises RequestTimedOutError: not decided in time; the producer goes on trying.
         """
-        future = self.send(topic, value, key, partition=partition, timestamp_ms=timestamp_ms, headers=headers)
+        queue = self._queues.get(topic) or self._open(topic)
+        future = self._send(queue, value, key, partition, timestamp_ms, headers, wake=False)
         batch = future.batch
         self._sender.deliver(batch)
         if not batch.done.wait(timeout_ms):
@@ -411,7 +416,7 @@ class Producer(Generic[K, V]):
         """
         queue = self._queues.get(topic) or self._open(topic)
         if partition is not None:
-            self._check_partition(queue, partition)
+            check_partition(queue.name, partition, queue.count)
         stored = self._column(values, self._value_serializer, "value")
         stored_keys = None if keys is None else self._column(keys, self._key_serializer, "key")
         times = None if timestamps_ms is None else [check_timestamp(timestamp) for timestamp in timestamps_ms]
@@ -423,15 +428,17 @@ class Producer(Generic[K, V]):
         extra = header_size(pairs) if pairs else 0
         if not stored:
             return []
-        self._check_size(topic, largest(stored_keys, stored) + extra)
-        if times is None:
-            times = [int(time() * 1000)] * len(stored)
+        if size := too_large(stored_keys, stored, self._options.max_request_size - extra - RECORD_OVERHEAD):
+            self._check_size(topic, size + extra + RECORD_OVERHEAD)
+        now = int(time() * 1000)
         slices: list[Slice] = []
         for start in range(0, len(stored), _MANY):
             part = slice(start, start + _MANY)
             part_keys = None if stored_keys is None else stored_keys[part]
-            for run in runs(stored[part], part_keys, times[part], partition, queue.count, queue.hash, extra):
+            part_times = now if times is None else times[part]
+            for run in runs(stored[part], part_keys, part_times, partition, queue.count, queue.hash, extra):
                 slices += self._append_run(queue, run, pairs)
+            self._sender.hand_over()
         for batch, _, _ in slices:
             if not batch.done.is_set():
                 self._sender.hurry(batch)
@@ -452,8 +459,6 @@ class Producer(Generic[K, V]):
                 continue
             slices.append(added)
             start += added[2]
-            self._sender.wake()
-            waiting.give_turn()
         return slices
 
     def _try_append_run(self, queue: TopicQueue, run: Run, start: int, headers: Headers | None) -> Slice | None:
@@ -470,7 +475,7 @@ class Producer(Generic[K, V]):
         index = len(batch.values)
         if index == 0:
             self._accumulator.begin(batch, waiting.monotonic_ms())
-        batch.room -= run.ends[end - 1] - (run.ends[start - 1] if start else 0)
+        batch.room -= run.size(start, end)
         if headers is not None:
             batch.set_headers(headers, end - start)
         batch.keys += run.keys[start:end] or [None] * (end - start)

@@ -10,17 +10,18 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import redis
 import redis.asyncio
 from redis.asyncio import Redis as Redis
-from redis.asyncio.connection import AbstractConnection as Connection
 from redis.asyncio.connection import ConnectionPool as ConnectionPool
 
 from streamlayer._core.accumulator import Batch
 from streamlayer._core.futures import error_of_record, metadata_of, run_callbacks
+from streamlayer._core.resp import pack
 from streamlayer._types import RecordMetadata
 from streamlayer.errors import IllegalStateError, StreamlayerError
 
@@ -215,6 +216,20 @@ class Home:
         return None
 
 
+class Connection(Protocol):
+    """What is used of a redis-py connection."""
+
+    is_connected: bool
+
+    async def connect(self) -> None: ...
+
+    async def disconnect(self) -> None: ...
+
+    async def send_packed_command(self, command: list[bytes], *, check_health: bool = ...) -> None: ...
+
+    async def read_response(self, *, disable_decoding: bool = ..., timeout: float = ...) -> Any: ...  # noqa: ASYNC109 - redis-py's name
+
+
 async def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
@@ -232,20 +247,21 @@ async def exchange(connection: Connection, request: list[bytes], replies: list[A
                 except redis.ResponseError as error:
                     replies.append(error)
     except TimeoutError as error:
-        await connection.disconnect(nowait=True)
+        await connection.disconnect()
         raise redis.TimeoutError(f"no answer within {REPLY_TIMEOUT_MS} ms") from error
     except BaseException:
-        await connection.disconnect(nowait=True)
+        await connection.disconnect()
         raise
 
 
 async def transmit(connection: Connection, *command: str) -> None:
     """Send a command without reading its answer."""
-    await connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    await connection.send_packed_command([pack(command)], check_health=False)
 
 
-def hang_up(connection: Connection) -> None:
-    """End a connection on which somebody else waits: the task that does is cancelled by who joins it."""
+async def hang_up(connection: Connection) -> None:
+    """Let the task that waits for something on a subscribed connection go on: the answer to a PING wakes it."""
+    await transmit(connection, "PING")
 
 
 async def receive(connection: Connection, timeout_ms: float) -> Any:
@@ -265,14 +281,15 @@ class RecordFuture(msgspec.Struct, gc=False, eq=False):
 
     def done(self) -> bool:
         """Whether it is decided."""
-        return self.batch.done.is_set()
+        decided: bool = self.batch.done.is_set()
+        return decided
 
     def add_done_callback(self, fn: Callable[[RecordFuture], object]) -> None:
         """Call ``fn`` with this future when it is decided; at once if it is. It must not block."""
         batch = self.batch
         if batch.callbacks is None:
             batch.callbacks = []
-        batch.callbacks.append(lambda: fn(self))
+        batch.callbacks.append(partial(fn, self))
         if batch.done.is_set():
             run_callbacks(batch)
 
@@ -305,7 +322,7 @@ class RecordFuture(msgspec.Struct, gc=False, eq=False):
 class Closable(Protocol):
     """What can be told that this process is a fork's child."""
 
-    def _after_fork(self) -> None: ...
+    def after_fork(self) -> None: ...
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -323,7 +340,7 @@ def forget(producer: Closable) -> None:
 
 def _fork() -> None:
     for producer in list(_open):
-        producer._after_fork()
+        producer.after_fork()
 
 
 os.register_at_fork(after_in_child=_fork)

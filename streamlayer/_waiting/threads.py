@@ -11,16 +11,17 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 import redis
 from redis.client import Redis as Redis
-from redis.connection import AbstractConnection as Connection
 from redis.connection import ConnectionPool as ConnectionPool
 
 from streamlayer._core.accumulator import Batch
 from streamlayer._core.futures import error_of_record, metadata_of, run_callbacks
+from streamlayer._core.resp import pack
 from streamlayer._types import RecordMetadata
 from streamlayer.errors import RequestTimedOutError, StreamlayerError
 
@@ -73,25 +74,40 @@ class Signal:
         return woken
 
 
-class Latch:
-    """Set once, waited for by any number."""
+_waking = threading.Lock()
 
-    __slots__ = ("_event",)
+
+class Latch:
+    """Set once, waited for by any number. An event is made only if somebody really waits."""
+
+    __slots__ = ("_event", "_set")
 
     def __init__(self) -> None:
-        self._event = threading.Event()
+        self._set = False
+        self._event: threading.Event | None = None
 
     def set(self) -> None:
         """Let all who wait go on."""
-        self._event.set()
+        self._set = True
+        event = self._event
+        if event is not None:
+            event.set()
 
     def is_set(self) -> bool:
         """Whether it was set."""
-        return self._event.is_set()
+        return self._set
 
     def wait(self, timeout_ms: float | None = None) -> bool:
         """Sleep until it is set or the time is over; tell which."""
-        return self._event.wait(None if timeout_ms is None else max(0, timeout_ms) / 1000)
+        if self._set:
+            return True
+        with _waking:
+            if self._event is None:
+                self._event = threading.Event()
+            event = self._event
+        if self.is_set():  # before the event was there to be seen
+            return True
+        return event.wait(None if timeout_ms is None else max(0, timeout_ms) / 1000)
 
 
 class Inbox(Generic[T]):
@@ -162,6 +178,22 @@ class Home:
         return None
 
 
+class Connection(Protocol):
+    """What is used of a redis-py connection."""
+
+    is_connected: bool
+
+    def connect(self) -> None: ...
+
+    def disconnect(self) -> None: ...
+
+    def send_packed_command(self, command: list[bytes], *, check_health: bool = ...) -> None: ...
+
+    def can_read(self, timeout: float = ...) -> bool: ...
+
+    def read_response(self, *, disable_decoding: bool = ...) -> Any: ...
+
+
 def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
@@ -178,17 +210,16 @@ def exchange(connection: Connection, request: list[bytes], replies: list[Any], c
 
 def transmit(connection: Connection, *command: str) -> None:
     """Send a command without reading its answer."""
-    connection.send_packed_command(connection.pack_command(*command), check_health=False)
+    connection.send_packed_command([pack(command)], check_health=False)
 
 
 def hang_up(connection: Connection) -> None:
-    """End a connection on which another thread waits: its read ends at once."""
-    sock = connection._get_socket()
+    """Let the thread that waits for something on a subscribed connection go on: its read ends at once."""
+    sock = getattr(connection, "_sock", None)  # redis-py has no public way to end another thread's read
     if isinstance(sock, socket.socket):
-        try:
-            sock.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # it has ended
+        sock.shutdown(socket.SHUT_RDWR)
+    else:  # fakeredis: the answer to a PING wakes it
+        transmit(connection, "PING")
 
 
 def receive(connection: Connection, timeout_ms: float) -> Any:
@@ -210,14 +241,15 @@ class RecordFuture(msgspec.Struct, gc=False, eq=False):
 
     def done(self) -> bool:
         """Whether it is decided."""
-        return self.batch.done.is_set()
+        decided: bool = self.batch.done.is_set()
+        return decided
 
     def add_done_callback(self, fn: Callable[[RecordFuture], object]) -> None:
         """Call ``fn`` with this future when it is decided; at once if it is. It must not block."""
         batch = self.batch
         if batch.callbacks is None:
             batch.callbacks = []
-        batch.callbacks.append(lambda: fn(self))
+        batch.callbacks.append(partial(fn, self))
         if batch.done.is_set():
             run_callbacks(batch)
 
@@ -250,7 +282,7 @@ class Closable(Protocol):
 
     def flush(self, *, timeout_ms: int | None = None) -> None: ...
 
-    def _after_fork(self) -> None: ...
+    def after_fork(self) -> None: ...
 
 
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -275,13 +307,13 @@ def _exit() -> None:
     for producer in list(_open):
         try:
             producer.flush(timeout_ms=max(1, deadline - monotonic_ms()))
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the interpreter ends: nobody is left to catch it
             logger.warning("records were left in %r at exit: %s", producer, error)
 
 
 def _fork() -> None:
     for producer in list(_open):
-        producer._after_fork()
+        producer.after_fork()
 
 
 atexit.register(_exit)

@@ -66,6 +66,11 @@ def read_lines(root: Path, key: bytes) -> list[bytes]:
     return [line + b"\n" for line in lines] + ([last] if last else [])
 
 
+def lines_of(files: Sequence[SourceFile]) -> int:
+    """How many lines they have together."""
+    return sum(file.lines for file in files)
+
+
 def share(files: Sequence[SourceFile], parts: int) -> list[list[SourceFile]]:
     """Part the files so that each part has about as many lines."""
     shares: list[list[SourceFile]] = [[] for _ in range(parts)]

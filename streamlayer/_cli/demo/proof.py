@@ -30,7 +30,7 @@ class Fault:
 
     def __str__(self) -> str:
         if self.missing or self.extra:
-            what = f"{self.missing:,} lines missing, {self.extra:,} too many"
+            what = f"{self.missing:,} {'line' if self.missing == 1 else 'lines'} missing, {self.extra:,} too many"
         else:
             what = "the lines are out of order"
         return f"{self.key.decode(errors='backslashreplace')}: {what}; it begins at line {self.first:,}"

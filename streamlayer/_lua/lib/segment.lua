@@ -3,6 +3,12 @@
 local TAIL_LIMIT = 4080
 local SEGMENT_AGE_LIMIT_MS = 86400000
 
+local function six_bytes(n)
+  local high, low = math.floor(n / 16777216), n % 16777216
+  return string.char(math.floor(high / 65536) % 256, math.floor(high / 256) % 256, high % 256,
+    math.floor(low / 65536), math.floor(low / 256) % 256, low % 256)
+end
+
 local function field_name(offset)
   return string.format('%016d', offset)
 end
@@ -14,6 +20,18 @@ end
 local function aged(p, now)
   if p.segment_at == 0 or p.retention_ms < 0 then return false end
   return p.segment_at + math.min(p.retention_ms / 8, SEGMENT_AGE_LIMIT_MS) <= now
+end
+
+-- Numbers go to the server with 17 digits: exact up to 2^53.
+local function save_tail(meta, p)
+  redis.call('HSET', meta, 'next', p.next, 'segment_bytes', p.segment_bytes, 'tail_len', p.tail_len,
+    'max_timestamp', p.max_timestamp, 'deadline', p.deadline)
+end
+
+local function save_all(meta, p)
+  save_tail(meta, p)
+  redis.call('HSET', meta, 'segment', p.segment, 'segment_base', p.segment_base, 'segment_at', p.segment_at,
+    'tail_base', p.tail_base)
 end
 
 -- One field of the open segment: its frames, the last offset they hold, the segment's highest timestamp so far.
@@ -47,7 +65,10 @@ end
 
 local function close_segment(p, keys, now)
   seal_tail(p, keys)
-  local member = string.format('%d:%d:%d:%d', p.segment, p.segment_base, p.segment_bytes, p.max_timestamp)
+  -- The set's order is the order of the segments: closing times never go back, and equal ones sort by padded number.
+  local newest = redis.call('ZRANGE', keys.segs, -1, -1, 'WITHSCORES')
+  now = math.max(now, tonumber(newest[2] or 0))
+  local member = string.format('%016d:%d:%d:%d', p.segment, p.segment_base, p.segment_bytes, p.max_timestamp)
   redis.call('ZADD', keys.segs, int(now), member)
   if p.retention_ms >= 0 then
     for _, name in ipairs({ 'log', 'index', 'times' }) do

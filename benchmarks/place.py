@@ -1,0 +1,79 @@
+"""Where measurements happen: one throw-away server, and what both sides need to reach it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import redis
+
+from benchmarks.records import Records, make
+from benchmarks.scale import Scale
+from streamlayer import Admin
+from streamlayer.embedded import Server
+
+TOPIC = "bench"
+STREAM = "bench:stream"
+
+
+class Place:
+    """A server of our own, and the records to put on it.
+
+    :ivar url: for redis-py and streamlayer alike.
+    :ivar plain: a blocking redis-py client.
+    """
+
+    def __init__(self, url: str, scale: Scale) -> None:
+        self.url = url
+        self.scale = scale
+        self.records: Records = make(max(scale.batched, scale.streamed))
+        self.plain: redis.Redis = redis.Redis.from_url(url)
+
+    @contextmanager
+    def topic(self) -> Iterator[str]:
+        """A topic with the default of 4 partitions, there for one measurement."""
+        with Admin(url=self.url) as admin:
+            admin.create_topics([TOPIC])
+            try:
+                yield TOPIC
+            finally:
+                admin.delete_topics([TOPIC])
+
+    @contextmanager
+    def stream(self) -> Iterator[str]:
+        """A stream's name, for one measurement."""
+        try:
+            yield STREAM
+        finally:
+            self.plain.unlink(STREAM)
+
+    def clear(self) -> None:
+        """An empty server with an empty append-only file, so that rounds begin alike."""
+        self.plain.flushall()
+        self.plain.bgrewriteaof()
+        self._settle()
+
+    def _settle(self) -> None:
+        while True:
+            info = self.plain.info("persistence")
+            if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):  # type: ignore[index]
+                return
+            time.sleep(0.01)  # noqa: TID251 - the server does not tell when its rewrite is over
+
+
+@contextmanager
+def make_place(scale: Scale, *, binary: str | None = None, unix: bool = False) -> Iterator[Place]:
+    """Start the server; it ends with the block.
+
+    :param binary: a server to run in place of the embedded one.
+    :param unix: talk over its unix socket, not over loopback.
+    """
+    with Server(port=None if unix else 0, binary=binary) as server:
+        place = Place(server.url, scale)
+        # A rewrite that starts in mid-measurement would be measured; `clear` does it between rounds.
+        place.plain.config_set("auto-aof-rewrite-percentage", 0)
+        try:
+            yield place
+        finally:
+            place.plain.close()

@@ -1,0 +1,52 @@
+"""Numbers as users give them, checked at run time: annotations are promises, these are facts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from streamlayer._types import TopicPartition
+from streamlayer.errors import ConfigurationError, UnknownTopicOrPartitionError
+
+
+def _whole(number: Any) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def check_offset(tp: TopicPartition, offset: Any) -> None:
+    """An offset to seek to.
+
+    :raises ConfigurationError: it is negative or no int.
+    """
+    if not _whole(offset) or offset < 0:
+        msg = f"seek({tp!r}, {offset!r}): an offset is an int from 0 on; seek_to_beginning and seek_to_end find ends"
+        raise ConfigurationError(msg)
+
+
+def check_partition(topic: str, partition: Any, count: int) -> None:
+    """A partition of a topic that has ``count``.
+
+    :raises UnknownTopicOrPartitionError: it has no such partition.
+    """
+    if not _whole(partition) or not 0 <= partition < count:
+        msg = f"{topic} has the partitions 0 to {count - 1}, not {partition!r}"
+        raise UnknownTopicOrPartitionError(msg)
+
+
+def check_assigned(partition: Any) -> None:
+    """A partition's number, before its topic is known.
+
+    :raises ConfigurationError: it cannot be one.
+    """
+    if not _whole(partition) or partition < 0:
+        msg = f"partition {partition!r}: a partition is a number from 0 on"
+        raise ConfigurationError(msg)
+
+
+def check_partition_count(topic: str, count: Any, most: int) -> None:
+    """How many partitions a new topic shall have.
+
+    :raises ConfigurationError: not a possible count.
+    """
+    if not _whole(count) or not 1 <= count <= most:
+        msg = f"topic {topic!r}: num_partitions={count!r} must be from 1 to {most}"
+        raise ConfigurationError(msg)

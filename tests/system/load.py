@@ -1,0 +1,235 @@
+"""Producers and consumers of one colour at work, while a test does something to them; `judge` says how it went.
+
+    with Load("aio", proxy.url) as load:
+        load.wait_acked(500)
+        proxy.kill_all()
+        load.wait_acked(500)                       # 500 more
+    assert load.verdict(server.url, floors={"acked": 1000}) == []
+
+Everything they try and see is in `load.history`. A send may end in one of the two errors of a server that is away, whose
+words say whether the record may be in the log (`load.errors`); anything else that is raised fails the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal, Self
+
+from streamlayer import (
+    Admin,
+    AppendedRange,
+    Consumer,
+    NewTopic,
+    Producer,
+    RecordMetadata,
+    RequestTimedOutError,
+    ServerUnavailableError,
+    StreamlayerError,
+    TopicPartition,
+    aio,
+)
+from tests.system.judge import Anomaly, History, Value, judge
+from tests.waiting import sync_wait_until
+
+Colour = Literal["sync", "aio"]
+TOPIC = "orders"
+PARTITIONS = 3
+KEYS = 12
+# Small batches, sent at once: many rounds, with several batches of a partition in each.
+PRODUCER: dict[str, Any] = {"linger_ms": 1, "batch_size": 200, "delivery_timeout_ms": 30_000}
+
+
+class Load:
+    """`writers` producers and `readers` consumers, in a thread each, from `with` to the end of the block."""
+
+    def __init__(
+        self, colour: Colour, url: str, *, writers: int = 1, readers: int = 1, burst: int = 12, **producer: Any
+    ) -> None:
+        self.history = History()
+        self.errors: list[StreamlayerError] = []
+        self._url = url
+        self._burst = burst
+        self._options = PRODUCER | producer
+        self._places: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._stopping = threading.Event()
+        self._crashes: list[BaseException] = []
+        self._threads = [self._thread(colour, "writer", number) for number in range(writers)]
+        self._threads += [self._thread(colour, "reader", number) for number in range(readers)]
+
+    def _thread(self, colour: Colour, kind: str, number: int) -> threading.Thread:
+        name = f"{colour}-{kind}-{number}"
+        work = getattr(self, f"_{colour}_{kind}")
+
+        def run() -> None:
+            try:
+                if colour == "aio":
+                    asyncio.run(work(name))
+                else:
+                    work(name)
+            except BaseException as crash:
+                self._crashes.append(crash)
+
+        return threading.Thread(target=run, name=name, daemon=True)
+
+    def __enter__(self) -> Self:
+        with Admin(url=self._url) as admin:
+            admin.create_topics([NewTopic(TOPIC, PARTITIONS)], exist_ok=True)
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join(60 if kind is None else 5)
+        self.check()
+        if kind is None:
+            stuck = [thread.name for thread in self._threads if thread.is_alive()]
+            assert not stuck, f"these never ended: {stuck}"
+
+    def check(self) -> None:
+        """Raise what a writer or reader died of."""
+        for crash in self._crashes:
+            raise crash
+
+    def wait_acked(self, more: int, *, timeout: float = 30) -> None:
+        """Wait until so many more sends have succeeded."""
+        self._wait("acked", more, timeout)
+
+    def wait_read(self, more: int, *, timeout: float = 30) -> None:
+        """Wait until so many more records were read."""
+        self._wait("read", more, timeout)
+
+    def _wait(self, what: str, more: int, timeout: float) -> None:
+        enough = self.history.counts[what] + more
+
+        def done() -> bool:
+            self.check()
+            return self.history.counts[what] >= enough
+
+        sync_wait_until(done, f"{more} more records {what}", timeout=timeout)
+
+    def verdict(
+        self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None
+    ) -> list[Anomaly]:
+        """Read the whole topic, by somebody new, and judge."""
+        drained: dict[TopicPartition, list[tuple[int, Value]]] = {
+            TopicPartition(TOPIC, partition): [] for partition in range(PARTITIONS)
+        }
+        with Consumer(TOPIC, url=url) as consumer:
+            for record in consumer.read_to_end():
+                drained[record.topic_partition].append((record.offset, Value.parse(record.value)))
+        for tp, records in drained.items():
+            self.history.drained(tp.partition, records)
+        return judge(self.history, floors=floors, fired=fired)
+
+    # --- what is sent, and how it ended ------------------------------------------------------------------------------
+
+    def _next(self, writer: str, key: int) -> Value:
+        place = (writer, f"key-{key}")
+        value = Value(*place, self._places[place])
+        self._places[place] += 1
+        self.history.sending(value)
+        return value
+
+    def acked(self, value: Value, metadata: RecordMetadata) -> None:
+        """It worked."""
+        self.history.acked(value, metadata.partition, metadata.offset)
+
+    def not_acked(self, values: list[Value], error: StreamlayerError) -> None:
+        """It did not; the words say whether it is certain."""
+        self.errors.append(error)
+        certain = "it was not written" in str(error) or "was not taken" in str(error)
+        # Of several at once the error is only the first one's.
+        for value in values:
+            (self.history.failed if certain and len(values) == 1 else self.history.unknown)(value)
+
+    def _many_acked(self, values: list[Value], ranges: list[AppendedRange]) -> None:
+        places = [(r.partition, offset) for r in ranges for offset in range(r.base_offset, r.base_offset + r.count)]
+        for value, (partition, offset) in zip(values, places, strict=True):
+            self.history.acked(value, partition, offset)
+
+    # --- sync --------------------------------------------------------------------------------------------------------
+
+    def _sync_writer(self, name: str) -> None:
+        dice = random.Random(name)
+        with Producer(url=self._url, **self._options) as producer:
+            while not self._stopping.is_set():
+                count = dice.randint(1, self._burst)
+                way = dice.choice(["send", "one", "many"])
+                if way == "send":
+                    values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
+                    futures = [(v, self._sync_try([v], producer.send, *_record(v))) for v in values]
+                    for value, future in futures:
+                        if future and (metadata := self._sync_try([value], future.result)):
+                            self.acked(value, metadata)
+                elif way == "one":
+                    value = self._next(name, dice.randrange(KEYS))
+                    if metadata := self._sync_try([value], producer.send_and_wait, *_record(value)):
+                        self.acked(value, metadata)
+                else:
+                    key = dice.randrange(KEYS)
+                    values = [self._next(name, key) for _ in range(count)]
+                    stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
+                    if ranges := self._sync_try(values, producer.send_many, TOPIC, stored, keys):
+                        self._many_acked(values, ranges)
+
+    def _sync_try(self, values: list[Value], call: Callable[..., Any], *args: Any) -> Any:
+        """Call, and note an error; `None` then."""
+        try:
+            return call(*args)
+        except (ServerUnavailableError, RequestTimedOutError) as error:
+            self.not_acked(values, error)
+            return None
+
+    def _sync_reader(self, name: str) -> None:
+        with Consumer(TOPIC, url=self._url) as consumer:
+            while not self._stopping.is_set():
+                for tp, records in consumer.poll(200).items():
+                    self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+
+    # --- aio ---------------------------------------------------------------------------------------------------------
+
+    async def _aio_writer(self, name: str) -> None:
+        dice = random.Random(name)
+        async with aio.Producer(url=self._url, **self._options) as producer:
+            while not self._stopping.is_set():
+                count = dice.randint(1, self._burst)
+                way = dice.choice(["send", "one", "many"])
+                if way == "send":
+                    values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
+                    futures = [(v, await self._aio_try([v], producer.send(*_record(v)))) for v in values]
+                    for value, future in futures:
+                        if future and (metadata := await self._aio_try([value], future)):
+                            self.acked(value, metadata)
+                elif way == "one":
+                    value = self._next(name, dice.randrange(KEYS))
+                    if metadata := await self._aio_try([value], producer.send_and_wait(*_record(value))):
+                        self.acked(value, metadata)
+                else:
+                    key = dice.randrange(KEYS)
+                    values = [self._next(name, key) for _ in range(count)]
+                    stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
+                    if ranges := await self._aio_try(values, producer.send_many(TOPIC, stored, keys)):
+                        self._many_acked(values, ranges)
+
+    async def _aio_try(self, values: list[Value], call: Awaitable[Any]) -> Any:
+        try:
+            return await call
+        except (ServerUnavailableError, RequestTimedOutError) as error:
+            self.not_acked(values, error)
+            return None
+
+    async def _aio_reader(self, name: str) -> None:
+        async with aio.Consumer(TOPIC, url=self._url) as consumer:
+            while not self._stopping.is_set():
+                for tp, records in (await consumer.poll(200)).items():
+                    self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+
+
+def _record(value: Value) -> tuple[str, bytes, bytes]:
+    return TOPIC, bytes(value), value.key.encode()

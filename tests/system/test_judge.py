@@ -1,0 +1,162 @@
+"""The judge finds what it is there to find: a good history passes, and each way of spoiling it is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.system.judge import Event, History, Value, judge
+
+FLOORS = {"acked": 6, "read": 8, "dropped": 2}
+FIRED = {"dropped": 2}
+
+
+def good() -> History:
+    """Two writers, two partitions, one reader; one send whose outcome is unknown, and one that failed."""
+    history = History()
+    log: dict[int, list[Value]] = {0: [], 1: []}
+    for index in range(4):
+        for partition, writer in enumerate("ab"):
+            value = Value(writer, f"key-{partition}", index)
+            history.sending(value)
+            log[partition].append(value)
+            if (writer, index) == ("a", 2):
+                history.unknown(value)
+            elif (writer, index) == ("b", 3):
+                history.failed(value)
+                log[partition].pop()
+            else:
+                history.acked(value, partition, index)
+            history.read("reader", partition, list(enumerate(log[partition]))[index:])
+    for partition, values in log.items():
+        history.drained(partition, enumerate(values))
+    history.counts["read"] += 1  # the failed one
+    return history
+
+
+def change(history: History, what: str, place: int, edit: Callable[[Event], Event | None]) -> None:
+    """Put another event, or none, in the place of one of this kind."""
+    at = [i for i, event in enumerate(history.events) if event.what == what][place]
+    edited = edit(history.events[at])
+    history.events[at : at + 1] = [] if edited is None else [edited]
+
+
+def with_records(*records: tuple[int, Value]) -> Callable[[Event], Event]:
+    """An edit: other records."""
+    return lambda event: event._replace(records=records)
+
+
+A = [Value("a", "key-0", index) for index in range(4)]
+B = [Value("b", "key-1", index) for index in range(4)]
+
+
+def gap(history: History) -> None:
+    change(history, "drained", 0, with_records((0, A[0]), (1, A[1]), (2, A[2]), (4, A[3])))
+
+
+def two_values_at_one_offset(history: History) -> None:
+    change(history, "read", 0, with_records((0, A[1])))
+
+
+def acked_elsewhere(history: History) -> None:
+    change(history, "acked", 0, with_records((1, A[0])))
+
+
+def stored_twice(history: History) -> None:
+    change(history, "drained", 0, with_records(*enumerate([*A, A[3]])))
+
+
+def never_sent(history: History) -> None:
+    change(history, "drained", 0, with_records(*enumerate([*A, Value("c", "key-0", 0)])))
+
+
+def in_two_partitions(history: History) -> None:
+    change(history, "drained", 1, with_records(*enumerate([*B[:3], Value("a", "key-0", 9)])))
+
+
+def lost(history: History) -> None:
+    change(history, "drained", 0, with_records(*enumerate(A[:3])))
+
+
+def read_then_gone(history: History) -> None:
+    change(history, "drained", 0, with_records(*enumerate([A[0], A[1], A[3]])))
+
+
+def failed_but_there(history: History) -> None:
+    change(history, "drained", 1, with_records(*enumerate(B)))
+
+
+def out_of_order(history: History) -> None:
+    change(history, "drained", 0, with_records(*enumerate([A[1], A[0], *A[2:]])))
+
+
+def poll_skips(history: History) -> None:
+    change(history, "read", 2, lambda _: None)
+
+
+def poll_repeats(history: History) -> None:
+    change(history, "read", 2, with_records((0, A[0]), (1, A[1])))
+
+
+def poll_goes_back_within(history: History) -> None:
+    change(history, "read", 2, with_records((1, A[1]), (0, A[0])))
+
+
+def no_answer(history: History) -> None:
+    change(history, "acked", 1, lambda _: None)
+
+
+def known_before(history: History) -> None:
+    history.events.append(history.events.pop(0)._replace(at=history.events[-1].at))
+    change(history, "acked", 0, lambda event: event._replace(at=event.at + 1000))
+
+
+def too_little(history: History) -> None:
+    history.counts["acked"] = 5
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [
+        (gap, "log-gap"),
+        (two_values_at_one_offset, "inconsistent-offsets"),
+        (acked_elsewhere, "inconsistent-offsets"),
+        (stored_twice, "duplicate"),
+        (never_sent, "phantom"),
+        (in_two_partitions, "key-split"),
+        (lost, "lost-write"),
+        (read_then_gone, "vanished"),
+        (failed_but_there, "aborted-read"),
+        (out_of_order, "nonmonotonic-send"),
+        (poll_skips, "poll-skip"),
+        (poll_repeats, "nonmonotonic-poll"),
+        (poll_goes_back_within, "nonmonotonic-poll"),
+        (no_answer, "no-outcome"),
+        (known_before, "realtime-order"),
+        (too_little, "vacuous"),
+    ],
+)
+def test_judge_names_what_was_spoiled(spoil: Callable[[History], None], name: str) -> None:
+    """Each tampered history is refused, for the reason for which it was tampered with."""
+    history = good()
+    spoil(history)
+    assert name in {anomaly.name for anomaly in judge(history, floors=FLOORS, fired=FIRED)}
+
+
+def test_judge_passes_a_good_history() -> None:
+    """Unknown and failed sends, other writers and several partitions are no anomalies."""
+    assert judge(good(), floors=FLOORS, fired=FIRED) == []
+
+
+def test_judge_refuses_a_run_whose_faults_did_not_fire() -> None:
+    """A run without its faults, and an empty one, prove nothing: vacuous."""
+    (anomaly,) = judge(replace(good()), floors=FLOORS)
+    assert anomaly.name == "vacuous"
+    assert {anomaly.name for anomaly in judge(History(), floors=FLOORS, fired=FIRED)} == {"vacuous"}
+
+
+def test_value_survives_being_stored() -> None:
+    """What is written into a record is what the judge reads out of it."""
+    assert Value.parse(bytes(A[3])) == A[3]
