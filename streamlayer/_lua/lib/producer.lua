@@ -4,10 +4,7 @@ local BATCHES_KEPT = 5
 
 -- 'append', or 'duplicate' with the stored base offset and time, or an error word with its detail.
 local function judge_sequence(entry, epoch, sequence, count, crc)
-  if not entry then
-    if sequence == 0 then return 'append' end
-    return 'GAP', '0'
-  end
+  if not entry then return 'append' end
   local held, next = string.match(entry, '^(%d+),(%d+),')
   held, next = tonumber(held), tonumber(next)
   if epoch < held then return 'FENCED_PRODUCER', int(held) end
