@@ -25,8 +25,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small counts: shows that it works, not how fast")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="this group; may be repeated")
-    for target in (parser,):
-        _add_place(target)
+    _add_place(parser)
     commands = parser.add_subparsers(dest="command", title="commands")
     sub = commands.add_parser("profile", help="one of them in a loop, for py-spy or perf")
     sub.add_argument("what", choices=sorted(profile.LOOPS))
@@ -57,10 +56,14 @@ def main() -> int:
         started = time.monotonic()
         results = rounds.run(place, groups, count, _tell)
     rows = [row for group in groups for row in group.rows]
-    print(f"{count} rounds in {time.monotonic() - started:.0f} s; ratios are medians of each round's own\n")
+    print(
+        f"rounds: {count}, in {time.monotonic() - started:.0f} s. Each figure is the median; ratio: of each round's own\n"
+    )
     print("\n".join(table.lines(rows, results)))
     failed = table.missed(rows, results)
     print(f"\n{len(failed)} of {sum(row.target is not None for row in rows)} targets missed")
+    if failed:
+        print("where the time goes: python -m benchmarks profile send|send_many|send_and_wait|poll [--aio]")
     return 1 if failed and arguments.strict else 0
 
 

@@ -14,6 +14,12 @@ from pathlib import Path
 
 RATE = 500
 TOP = 18
+_ASLEEP = (
+    "threading.py Condition.wait",
+    "selectors.py EpollSelector.select",
+    "threading.py Thread._wait_for_tstate_lock",
+)
+"""Lines on which a thread waits for another, or for the network. py-spy takes it for busy at times; it is left out."""
 
 
 def _binary() -> str | None:
@@ -43,13 +49,15 @@ def spying(seconds: float) -> Iterator[None]:
 
 
 def _print(stacks: list[str]) -> None:
-    """Folded stacks: ``function (file:line);function (file:line) 12``."""
+    """Of folded stacks: ``function (file:line);function (file:line) 12``."""
     alone: Counter[str] = Counter()
     below: Counter[str] = Counter()
     total = 0
     for line in stacks:
         stack, _, count = line.rpartition(" ")
         frames = [_short(frame) for frame in stack.split(";")]
+        if frames[-1].startswith(_ASLEEP):
+            continue
         total += int(count)
         alone[frames[-1]] += int(count)
         for function in {frame.rpartition(":")[0] for frame in frames}:

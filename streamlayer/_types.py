@@ -115,6 +115,19 @@ class Health(NamedTuple):
     reason: str
 
 
+class ProducerMetrics(NamedTuple):
+    """What a producer has done since it was made.
+
+    :ivar records_sent: records that are in the log.
+    :ivar batches_sent: batches that are in the log.
+    :ivar batches_resent: times a batch went again because its answer was lost; each is stored once all the same.
+    """
+
+    records_sent: int
+    batches_sent: int
+    batches_resent: int
+
+
 @dataclass(frozen=True)
 class NewTopic:
     """A topic to create.

@@ -25,6 +25,9 @@ from streamlayer.errors import (
     StreamlayerError,
 )
 
+SCRIPTS_LOADED_AGAIN = 3
+"""How often calls that met no script are sent again at once."""
+
 
 class Unanswered(Exception):
     """A call was sent and no answer came: it may have been executed.
@@ -129,7 +132,7 @@ class Link:
             await self.close()
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
-            raise lost(error, self.settings.place) from error
+            raise ServerUnavailableError(f"no connection to {self.settings.place}: {error}") from error
         info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
@@ -155,11 +158,20 @@ class Link:
         :raises ServerUnavailableError: there is no connection; nothing was sent.
         """
         outcomes = await self._once(calls)
-        again = [i for i, outcome in enumerate(outcomes) if isinstance(outcome, Refusal) and outcome.word == "NOSCRIPT"]
-        if again and self._connection is not None:
-            await self._prepare(self._connection)
-            for i, outcome in zip(again, await self._once([calls[i] for i in again]), strict=True):
+        for _ in range(SCRIPTS_LOADED_AGAIN):
+            again = _not_run(outcomes)
+            if not again or self._connection is None:
+                break
+            found: list[Outcome]
+            try:
+                await self._prepare(self._connection)
+                found = await self._once([calls[i] for i in again])
+            except StreamlayerError as error:
+                found = [error] * len(again)  # these were not sent; others may have been executed
+            for i, outcome in zip(again, found, strict=True):
                 outcomes[i] = outcome
+        for i in _not_run(outcomes):
+            outcomes[i] = ServerUnavailableError(f"{self.settings.place} forgets scripts as fast as they are loaded")
         return outcomes
 
     async def _once(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
@@ -208,6 +220,15 @@ class Link:
     def abandon(self) -> None:
         """Forget the connection without touching it: in a fork's child it is still the parent's."""
         self._connection = None
+
+
+def _not_run(outcomes: Sequence[Outcome]) -> list[int]:
+    """What met no script; and the gaps that this made behind it, where another client loaded it meanwhile."""
+    words = [outcome.word if isinstance(outcome, Refusal) else "" for outcome in outcomes]
+    if "NOSCRIPT" not in words:
+        return []
+    first = words.index("NOSCRIPT")
+    return [i for i, word in enumerate(words) if word == "NOSCRIPT" or (word == "GAP" and i > first)]
 
 
 def _place_of(call: Call[Any]) -> tuple[str, int | None]:

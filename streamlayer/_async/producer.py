@@ -26,7 +26,7 @@ from streamlayer._core.entries import TopicEntry
 from streamlayer._core.futures import Slice, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
-from streamlayer._types import AppendedRange, Health, K, RecordMetadata, V
+from streamlayer._types import AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
 from streamlayer._waiting import aio as waiting
 from streamlayer._waiting.aio import RecordFuture
 from streamlayer.errors import (
@@ -170,6 +170,11 @@ class Producer(Generic[K, V]):
             return Health(ok=False, state="closed", reason="close() was called")
         return self._sender.health()
 
+    def metrics(self) -> ProducerMetrics:
+        """What it has done so far, from memory."""
+        sender = self._sender
+        return ProducerMetrics(sender.records_sent, sender.batches_sent, sender.batches_resent)
+
     async def flush(self, *, timeout_ms: int | None = None) -> None:
         """Send all that was given and wait for it.
 
@@ -222,8 +227,10 @@ class Producer(Generic[K, V]):
         self._raise_failures()
 
     def after_fork(self) -> None:
+        """In a fork's child: begin anew. What the parent has in its buffer, the parent sends."""
         if not self._closed:
             self._client.abandon()
+            self._sender.orphan()
             self._fresh()
 
     def _check_open(self) -> None:
@@ -295,6 +302,7 @@ class Producer(Generic[K, V]):
 
         :param wake: tell the sender of a new batch; a caller that drives the round itself need not.
         """
+        self._check_open()
         stored_key = to_bytes(key, self._key_serializer, "key")
         stored_value = to_bytes(value, self._value_serializer, "value")
         pairs = to_headers(headers)

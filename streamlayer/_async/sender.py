@@ -21,7 +21,7 @@ from streamlayer._core.retry import backoff_ms
 from streamlayer._core.settlement import give_up_late, settle
 from streamlayer._types import Health
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import RequestTimedOutError, StreamlayerError
+from streamlayer.errors import IllegalStateError, RequestTimedOutError, StreamlayerError
 
 logger = logging.getLogger("streamlayer")
 
@@ -65,6 +65,7 @@ class Sender:
         self._closing = False
         self._attempt = 0
         self._trouble: StreamlayerError | None = None
+        self.records_sent = self.batches_sent = self.batches_resent = 0
 
     # --- what its producer asks --------------------------------------------------------------------------------------
 
@@ -138,7 +139,23 @@ class Sender:
     async def close(self) -> None:
         """Stop. What is not delivered by now is given up."""
         self._closing = True
-        error = RequestTimedOutError("the producer was closed before the record was delivered")
+        self._give_up(RequestTimedOutError("the producer was closed before the record was delivered"))
+        self._signal.set()
+        if self._task is not None:
+            await self._task.join(waiting.REPLY_TIMEOUT_MS + 1000)
+        await self._link.close()
+
+    def orphan(self) -> None:
+        """In a fork's child: nobody here will ever decide what was in the parent's buffer; say so to who would wait."""
+        self._link.abandon()
+        error = IllegalStateError("the record was sent before a fork, by the parent: its future is the parent's")
+        for topic in self._accumulator.topics.values():
+            for partition in topic.partitions:
+                for batch in (*partition.sealed, partition.open):
+                    batch.error = error
+                    batch.done.set()
+
+    def _give_up(self, error: StreamlayerError) -> None:
         with self._lock:
             done = [
                 batch
@@ -147,34 +164,39 @@ class Sender:
                 for batch in self._accumulator.fail_all(partition, error)
             ]
         self._tell(done)
-        self._signal.set()
-        if self._task is not None:
-            await self._task.join(waiting.REPLY_TIMEOUT_MS + 1000)
-        await self._link.close()
 
     # --- the rounds --------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        while True:
-            with self._lock:
-                wait_ms = None if self._busy else self._accumulator.next_ready(waiting.monotonic_ms())
-            if wait_ms != 0:
-                await self._signal.wait(wait_ms)
-            with self._lock:
-                if self._closing and not self._busy and self._accumulator.empty:
-                    return
-                if self._busy:
-                    continue
-                batches = self._accumulator.drain(waiting.monotonic_ms())
-                self._busy = bool(batches)
-            if not batches:
-                continue
-            try:
-                await self._round(batches)
-            finally:
-                self._busy = False
-            if self._trouble is not None and not self._closing:
-                await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
+        try:
+            while await self._next_round():
+                pass
+        except Exception as error:
+            self._give_up(StreamlayerError(f"the producer's sender died: {error!r}"))
+            raise
+
+    async def _next_round(self) -> bool:
+        """Wait until something is to be sent, and send it; tell whether to go on."""
+        with self._lock:
+            wait_ms = None if self._busy else self._accumulator.next_ready(waiting.monotonic_ms())
+        if wait_ms != 0:
+            await self._signal.wait(wait_ms)
+        with self._lock:
+            if self._busy:
+                return True
+            if self._closing and self._accumulator.empty:
+                return False
+            batches = self._accumulator.drain(waiting.monotonic_ms())
+            self._busy = bool(batches)
+        if not batches:
+            return True
+        try:
+            await self._round(batches)
+        finally:
+            self._busy = False
+        if self._trouble is not None and not self._closing:
+            await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
+        return True
 
     async def _round(self, batches: list[Batch]) -> None:
         """Send batches and settle them."""
@@ -182,6 +204,7 @@ class Sender:
         taken, self._taken = self._taken, None
         if taken is not None:
             taken.set()
+        resent = sum(batch.frozen for batch in batches)
         if self._acks == 0:
             self._forget(batches)
         try:
@@ -201,6 +224,11 @@ class Sender:
         with self._lock:
             settled = settle(self._accumulator, batches, outcomes, now)
             late = give_up_late(self._accumulator, settled.trouble, now) if settled.trouble or settled.again else []
+        self.batches_resent += resent
+        for batch in settled.done:
+            if batch.error is None:
+                self.batches_sent += 1
+                self.records_sent += len(batch.timestamps)
         self._report(settled.trouble)
         for partition in settled.lost:
             place = where(partition.topic.name, partition.number)

@@ -276,8 +276,9 @@ class Accumulator:
         return ready
 
     def _next_of(self, partition: PartitionQueue, now: int) -> list[Batch]:
-        # Until the server knows this producer it would accept any sequence: a first batch must not be overtaken.
         alone = now - partition.last_append >= IDLE_MS
+        if alone and partition.sequence and not any(batch.frozen for batch in partition.sealed):
+            partition.next_epoch()  # a server that has forgotten this producer takes nothing but sequence 0
         sequence = partition.sequence
         chosen: list[Batch] = []
         for batch in partition.sealed:

@@ -138,9 +138,13 @@ def _error(accumulator: Accumulator, batch: Batch, error: StreamlayerError, resu
     if error.retriable:
         result.trouble = error
         return
-    if isinstance(error, UnknownTopicOrPartitionError):
-        result.gone.add(batch.partition.topic.name)
-    result.done += accumulator.fail_all(batch.partition, error)
+    if not isinstance(error, UnknownTopicOrPartitionError):
+        result.done += accumulator.fail_all(batch.partition, error)
+        return
+    # The topic is gone: nothing of it may stay behind in a queue that nobody drains any more.
+    result.gone.add(batch.partition.topic.name)
+    for partition in batch.partition.topic.partitions:
+        result.done += accumulator.fail_all(partition, error)
 
 
 def _unanswered(accumulator: Accumulator, batch: Batch, error: StreamlayerError, result: Settlement) -> None:

@@ -80,7 +80,18 @@ class Load:
             admin.create_topics([NewTopic(TOPIC, PARTITIONS)], exist_ok=True)
         for thread in self._threads:
             thread.start()
+        self._wait_ready()
         return self
+
+    def _wait_ready(self) -> None:
+        """Until all are connected and have sent or read: a server that is away at the beginning is an error."""
+
+        def ready() -> bool:
+            self.check()
+            busy = {event.actor for event in list(self.history.events) if event.what in {"acked", "read"}}
+            return busy.issuperset(thread.name for thread in self._threads)
+
+        sync_wait_until(ready, "all are at work")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopping.set()

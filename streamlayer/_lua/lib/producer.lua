@@ -4,7 +4,11 @@ local BATCHES_KEPT = 5
 
 -- 'append', or 'duplicate' with the stored base offset and time, or an error word with its detail.
 local function judge_sequence(entry, epoch, sequence, count, crc)
-  if not entry then return 'append' end
+  if not entry then
+    -- Forgotten, or lost with the end of the log: a later one of a pipeline must not overtake the first.
+    if sequence == 0 then return 'append' end
+    return 'GAP', '0'
+  end
   local held, next = string.match(entry, '^(%d+),(%d+),')
   held, next = tonumber(held), tonumber(next)
   if epoch < held then return 'FENCED_PRODUCER', int(held) end
