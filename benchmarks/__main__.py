@@ -25,21 +25,22 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small counts: shows that it works, not how fast")
     parser.add_argument("--strict", action="store_true", help="exit with 1 if a target is missed")
     parser.add_argument("--only", action="append", choices=sorted(GROUPS), help="this group; may be repeated")
-    _add_place(parser)
+    _add_place(parser, default=False)
     commands = parser.add_subparsers(dest="command", title="commands")
     sub = commands.add_parser("profile", help="one of them in a loop, for py-spy or perf")
     sub.add_argument("what", choices=sorted(profile.LOOPS))
     sub.add_argument("--aio", action="store_true", help="the asyncio colour")
     sub.add_argument("--seconds", type=float, default=8.0)
-    _add_place(sub)
+    _add_place(sub, default=argparse.SUPPRESS)  # given before the command, it counts too
     return parser.parse_args()
 
 
-def _add_place(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--redis-server", action="store_true", help="the redis-server on the PATH, not the embedded one"
-    )
-    parser.add_argument("--unix", action="store_true", help="over the unix socket, not TCP loopback; both sides")
+def _add_place(parser: argparse.ArgumentParser, *, default: bool | str) -> None:
+    def add(option: str, text: str) -> None:
+        parser.add_argument(option, action="store_true", default=default, help=text)
+
+    add("--redis-server", "the redis-server on the PATH, not the embedded one")
+    add("--unix", "over the unix socket, not TCP loopback; both sides")
 
 
 def main() -> int:
@@ -56,9 +57,7 @@ def main() -> int:
         started = time.monotonic()
         results = rounds.run(place, groups, count, _tell)
     rows = [row for group in groups for row in group.rows]
-    print(
-        f"rounds: {count}, in {time.monotonic() - started:.0f} s. Each figure is the median; ratio: of each round's own\n"
-    )
+    print(f"{count} round(s) in {time.monotonic() - started:.0f} s; figures are medians, ratios those of each round\n")
     print("\n".join(table.lines(rows, results)))
     failed = table.missed(rows, results)
     print(f"\n{len(failed)} of {sum(row.target is not None for row in rows)} targets missed")

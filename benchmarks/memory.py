@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import streamlayer
 from benchmarks.measurement import Figures, Group, Row, Unit
@@ -16,7 +16,7 @@ _BUFFERS = ("mem_clients_normal", "mem_aof_buffer")
 
 def _growth(place: Place) -> int:
     """What the server has in use, without the buffers of connections and of the append-only file."""
-    info = cast("dict[str, Any]", place.plain.info("memory"))
+    info = place.plain.info("memory")
     return int(info["used_memory"]) - sum(int(info.get(name, 0)) for name in _BUFFERS)
 
 

@@ -57,7 +57,7 @@ class Place:
     def _settle(self) -> None:
         while True:
             info = self.plain.info("persistence")
-            if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):  # type: ignore[index]
+            if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):
                 return
             time.sleep(0.01)  # noqa: TID251 - the server does not tell when its rewrite is over
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import aclosing, closing, contextmanager
 from operator import add
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias
 
 import streamlayer
 import streamlayer.aio
@@ -21,7 +21,7 @@ from benchmarks.writing import CALL
 
 
 class Chunk(NamedTuple):
-    """So many records in so many seconds, set-up left out; ``busy`` of them on a CPU, in all threads of this process."""
+    """So many records in so many seconds, set-up left out; ``busy`` of them on a CPU, in all threads here."""
 
     records: int
     seconds: float
@@ -162,13 +162,11 @@ class _Clock:
         """Take a chunk in; tell whether to go on."""
         self._sum = Chunk(*map(add, self._sum, chunk))
         now = time.monotonic()
-        if now >= self._next:
+        if now >= min(self._next, self._until):
             records, seconds, busy = self._sum
             each, mine = 1e6 * seconds / records, 1e6 * busy / records
-            print(
-                f"  {each:8.2f} µs a record, {mine:8.2f} of this process' CPU; {1e6 / each:11,.0f} records/s",
-                flush=True,
-            )
+            rate = f"{records / seconds:11,.0f} records/s"
+            print(f"  {each:8.2f} µs a record, {mine:8.2f} µs of it CPU of this process; {rate}", flush=True)
             self._sum, self._next = Chunk(0, 0.0, 0.0), now + 1
         return now < self._until
 
@@ -200,7 +198,7 @@ def _server_share(place: Place) -> Iterator[None]:
     """Print what the server itself spent in commands meanwhile."""
     place.plain.config_resetstat()
     yield
-    stats = cast("dict[str, Any]", place.plain.info("commandstats"))
+    stats = place.plain.info("commandstats")
     print("\nthe server:")
     for name, stat in sorted(stats.items(), key=lambda item: -item[1]["usec"])[:8]:
         calls, each = stat["calls"], stat["usec_per_call"]

@@ -23,5 +23,5 @@ class Scale:
     paced: int
 
 
-FULL = Scale(batched=200_000, streamed=40_000, single=2_000, stored=10_000, paced=1_000)
+FULL = Scale(batched=200_000, streamed=40_000, single=4_000, stored=10_000, paced=1_000)
 QUICK = Scale(batched=20_000, streamed=5_000, single=200, stored=1_000, paced=200)

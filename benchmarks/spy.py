@@ -64,8 +64,8 @@ def _print(stacks: list[str]) -> None:
             below[function] += int(count)
     for title, counter in (("lines, by their own time", alone), ("functions, with what they call", below)):
         print(f"\n{title}:")
-        for name, count in counter.most_common(TOP):
-            print(f"  {100 * count / max(1, total):5.1f} %  {name}")
+        for name, seen in counter.most_common(TOP):
+            print(f"  {100 * seen / max(1, total):5.1f} %  {name}")
 
 
 def _short(frame: str) -> str:

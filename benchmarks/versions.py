@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import platform
 from importlib.metadata import version
-from typing import Any, cast
 
 from benchmarks.place import Place
 
 
 def line(place: Place) -> str:
     """Python, packages, server and the way to it."""
-    info = cast("dict[str, Any]", place.plain.info("server"))
+    info = place.plain.info("server")
     server = info.get("server_name", "redis")
     server_version = info.get(f"{server}_version", info["redis_version"])
     packages = " ".join(f"{name} {version(name)}" for name in ("redis", "hiredis", "msgspec"))

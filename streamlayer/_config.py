@@ -91,7 +91,7 @@ class TopicConfig(_Options):
     """A topic's settings; they hold for each of its partitions. -1 means without limit.
 
     :ivar retention_ms: how long a record is kept after its append (``retention.ms``).
-    :ivar retention_bytes: how many bytes a partition keeps (``retention.bytes``).
+    :ivar retention_bytes: how many bytes a partition keeps (``retention.bytes``); stored, and not yet acted on.
     :ivar segment_bytes: when a segment is closed (``segment.bytes``); by default ``retention_bytes`` / 8, within
         1 and 64 MiB.
     :ivar max_message_bytes: the largest batch that is taken, as encoded (``max.message.bytes``).

@@ -129,7 +129,7 @@ class MessageSizeTooLargeError(StreamlayerError, ValueError):
 
 
 class InvalidTimestampError(StreamlayerError, ValueError):
-    """A timestamp is over an hour ahead of the server, or older than the topic keeps records. Not written."""
+    """A time that cannot be meant: seconds, a datetime without a zone, a record's over an hour ahead or past retention."""
 
 
 class CorruptRecordError(StreamlayerError):

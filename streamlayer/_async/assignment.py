@@ -40,7 +40,9 @@ class Assignment:
         self._pattern: re.Pattern[str] | None = None
         self._by_hand: list[TopicPartition] = []
         self._seeks: dict[TopicPartition, int] = {}
+        self._pauses: set[TopicPartition] = set()
         self._channels: dict[str, TopicPartition] = {}
+        self._channels_of: dict[TopicPartition, PartitionPosition] | None = None
         self._seen_once = False
         self._late: set[str] = set()
         self._warned: set[str] = set()
@@ -99,6 +101,7 @@ class Assignment:
 
     def _forget(self) -> None:
         self._seeks.clear()
+        self._pauses.clear()
         self._late.clear()
         self._warned.clear()
         self._seen_once = False
@@ -135,6 +138,9 @@ class Assignment:
             if topic in ready
             for number in range(ready[topic].partitions)
         ]
+        for tp, position in self.positions.items():
+            if tp.topic not in ready or ready[tp.topic].id != position.topic_id:
+                position.waiting = False  # its topic is gone: the next fetch will say how
         await self._begin([tp for tp in wanted if tp not in self.positions and tp.topic in ready], ready)
         self._note_missing({tp.topic for tp in self._by_hand} or self.topics, ready)
         self._seen_once = True
@@ -151,6 +157,8 @@ class Assignment:
         starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST), strict=True)
         for position in new:
             position.seek(self._seeks.pop(position.tp, starts[position.tp]))
+            position.paused = position.tp in self._pauses
+            self._pauses.discard(position.tp)
             self.positions[position.tp] = position
 
     def _position(self, tp: TopicPartition, entry: TopicEntry) -> PartitionPosition:
@@ -177,6 +185,9 @@ class Assignment:
         """
         position = self.positions.get(tp)
         if position is None:
+            if self._expects(TopicPartition(*tp)):
+                msg = f"{where(*tp)} is assigned, but the topic is not there yet"
+                raise IllegalStateError(msg)
             msg = f"{where(*tp)} is not assigned to this consumer; assigned are {sorted(self.positions)[:10] or 'none'}"
             raise IllegalStateError(msg)
         return position
@@ -186,14 +197,44 @@ class Assignment:
         tp = TopicPartition(*tp)
         if tp in self.positions:
             self.positions[tp].seek(offset)
-        elif tp in self._by_hand or tp.topic in self.topics:
+        elif self._expects(tp):
             self._seeks[tp] = offset
         else:
             self.position_of(tp)
 
+    def pause(self, tp: TopicPartition, *, paused: bool) -> None:
+        """Hold a partition back or let it go on, now or when it is found."""
+        tp = TopicPartition(*tp)
+        if tp in self.positions:
+            self.positions[tp].paused = paused
+            if paused:
+                self.positions[tp].drop()
+        elif not self._expects(tp):
+            self.position_of(tp)
+        elif paused:
+            self._pauses.add(tp)
+        else:
+            self._pauses.discard(tp)
+
+    def paused(self) -> set[TopicPartition]:
+        """What is held back."""
+        return self._pauses | {tp for tp, position in self.positions.items() if position.paused}
+
+    def _expects(self, tp: TopicPartition) -> bool:
+        return tp in self._by_hand or tp.topic in self.topics
+
+    def expect(self, ends: Mapping[TopicPartition, int]) -> None:
+        """There is something to fetch before these ends, whatever the last fetch saw."""
+        for tp, position in self.positions.items():
+            if position.position < ends.get(tp, 0):
+                position.waiting = False
+
     def behind(self, ends: Mapping[TopicPartition, int]) -> bool:
         """Whether a partition that is not paused has records before its end."""
-        return any(p.position < ends.get(tp, 0) and not p.paused for tp, p in self.positions.items())
+        return any(
+            p.position < ends.get(tp, 0) and not p.paused and (p.buffered or not p.waiting)  # else it was cut back
+            for tp, p in self.positions.items()
+        )
 
     def lost_topic(self, topic: str) -> None:
         """A topic was deleted: what was read of it is over; if it comes again, it is read from its first record."""
@@ -229,8 +270,9 @@ class Assignment:
 
     def channels(self) -> list[str]:
         """The channels to listen on."""
-        if len(self._channels) != len(self.positions):
+        if self._channels_of is not self.positions or len(self._channels) != len(self.positions):
             self._channels = {position.keys.channel: tp for tp, position in self.positions.items()}
+            self._channels_of = self.positions
         return [registry_channel(self._client.namespace), *self._channels]
 
     def woken(self, channel: str) -> None:

@@ -29,6 +29,7 @@ from streamlayer.errors import ConfigurationError, IllegalStateError
 
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
 _OPTIONS = (*ConsumerOptions.model_fields, "key_deserializer", "value_deserializer")
+_IN_USE = "the consumer is in use elsewhere: one thread (or task) at a time; only wakeup() may come from others"
 TURN_MS = 5
 """After this long without waiting, a call that need not wait gives others a turn."""
 
@@ -144,28 +145,39 @@ class Consumer(Generic[K, V]):
         :param timeout_ms: how long to wait for what runs beside; ``None``: a few seconds.
         """
         self._closed = True
-        self._drop_record_buffer()
         self._subscriber.inbox.put(True)
         await self._subscriber.close(timeout_ms)
-        await self._client.close()
+        if self._in_use.acquire(blocking=False):  # else a call is under way elsewhere: it ends soon, and closes
+            self._drop_record_buffer()
+            await self._leave()
 
     def wakeup(self) -> None:
         """End a ``poll`` or an iteration that waits, now or the next one. Safe in signal handlers and other threads."""
         self._woken = True
         self._subscriber.inbox.put(True)
 
-    def _enter(self) -> None:
+    def _check(self) -> None:
+        """For what is done without waiting: refuse it after close, and in the middle of another call."""
         if self._closed:
             msg = "the consumer is closed: make a new one"
             raise IllegalStateError(msg)
+        if self._in_use.locked():
+            raise IllegalStateError(_IN_USE)
+
+    def _enter(self) -> None:
+        self._check()
         if not self._in_use.acquire(blocking=False):
-            msg = "the consumer is in use elsewhere: one thread (or task) at a time; only wakeup() may come from others"
-            raise IllegalStateError(msg)
+            raise IllegalStateError(_IN_USE)
         try:
             self._client.check_home()
         except BaseException:
             self._in_use.release()
             raise
+
+    async def _leave(self) -> None:
+        self._in_use.release()
+        if self._closed:
+            await self._client.close()
 
     # --- what is read ------------------------------------------------------------------------------------------------
 
@@ -177,11 +189,13 @@ class Consumer(Generic[K, V]):
         :raises InvalidTopicError: a name cannot be one.
         :raises IllegalStateError: partitions were assigned by hand; ``unsubscribe`` first.
         """
+        self._check()
         self._drop_record_buffer()
         self._assignment.subscribe(topics, pattern)
 
     def unsubscribe(self) -> None:
         """Read nothing any more, and drop what was fetched."""
+        self._check()
         self._drop_record_buffer()
         self._assignment.clear()
 
@@ -194,6 +208,7 @@ class Consumer(Generic[K, V]):
 
         :raises IllegalStateError: topics were subscribed to; ``unsubscribe`` first.
         """
+        self._check()
         self._drop_record_buffer()
         self._assignment.assign(partitions)
 
@@ -224,14 +239,17 @@ class Consumer(Generic[K, V]):
             self._drop_record_buffer()
             return await self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
         finally:
-            self._in_use.release()
+            await self._leave()
+
+    def _check_wanted(self) -> None:
+        if not self._assignment.wanted:
+            msg = "nothing to read: Consumer('topic'), subscribe() or assign() comes first"
+            raise IllegalStateError(msg)
 
     async def _poll(
         self, timeout_ms: float, most: int, ends: Mapping[TopicPartition, int] | None
     ) -> dict[TopicPartition, list[ConsumerRecord[Any, Any]]]:
-        if not self._assignment.wanted:
-            msg = "nothing to read: Consumer('topic'), subscribe() or assign() comes first"
-            raise IllegalStateError(msg)
+        self._check_wanted()
         now = waiting.monotonic_ms()
         deadline = now + timeout_ms
         self._ended = False
@@ -240,7 +258,7 @@ class Consumer(Generic[K, V]):
             self._turn_at = now
         enough_at: float | None = None
         while True:
-            if self._woken:
+            if self._woken or self._closed:
                 self._woken = False
                 self._ended = True
                 return {}
@@ -328,13 +346,18 @@ class Consumer(Generic[K, V]):
             while True:
                 batch = await self._poll(1000 if timeout is None else timeout, self._options.max_poll_records, None)
                 if batch:
-                    self._records = [record for records in batch.values() for record in records]
+                    self._keep(batch)
                     self._record = 1
                     return self._records[0]
                 if timeout is not None or self._ended:
                     raise StopAsyncIteration
         finally:
-            self._in_use.release()
+            await self._leave()
+
+    def _keep(self, batch: dict[TopicPartition, list[ConsumerRecord[Any, Any]]]) -> None:
+        """Records to hand out one at a time."""
+        self._records = [record for records in batch.values() for record in records]
+        self._record = 0
 
     def _drop_record_buffer(self) -> None:
         """Records fetched for an iteration and not handed out go back: positions are as if they were never taken."""
@@ -352,22 +375,29 @@ class Consumer(Generic[K, V]):
         """
         self._enter()
         try:
+            self._check_wanted()
             self._drop_record_buffer()
             await self._assignment.refresh()
             ends = await self._offsets.ends(self._assignment.positions.values())
+            self._assignment.expect(ends)
+            for position in self._assignment.positions.values():
+                position.waiting = False  # the ends may be newer than its last fetch
         finally:
-            self._in_use.release()
-        while self._assignment.behind(ends):
+            await self._leave()
+        while True:
+            while self._record < len(self._records):
+                record = self._records[self._record]
+                self._record += 1
+                yield record
+            if self._closed or not self._assignment.behind(ends):
+                return
             self._enter()
             try:
-                batch = await self._poll(1000, self._options.max_poll_records, ends)
+                self._keep(await self._poll(1000, self._options.max_poll_records, ends))
             finally:
-                self._in_use.release()
+                await self._leave()
             if self._ended:
                 return
-            for records in batch.values():
-                for record in records:
-                    yield record
 
     # --- positions ---------------------------------------------------------------------------------------------------
 
@@ -384,7 +414,7 @@ class Consumer(Generic[K, V]):
                     return record.offset
             return self._assignment.position_of(tp).position
         finally:
-            self._in_use.release()
+            await self._leave()
 
     def seek(self, tp: TopicPartition, offset: int) -> None:
         """Go on at an offset; what was fetched is dropped. Whether it is in the log shows at the next ``poll``.
@@ -393,6 +423,7 @@ class Consumer(Generic[K, V]):
         :raises IllegalStateError: the partition is neither assigned nor of a topic subscribed to.
         """
         check_offset(tp, offset)
+        self._check()
         self._drop_record_buffer()
         self._assignment.seek(tp, offset)
 
@@ -422,24 +453,24 @@ class Consumer(Generic[K, V]):
             for position, offset in zip(chosen, found, strict=True):
                 position.seek(offset)
         finally:
-            self._in_use.release()
+            await self._leave()
 
     def pause(self, *tps: TopicPartition) -> None:
         """Hand out nothing of these partitions until ``resume``; what was fetched is dropped. None named: all."""
+        self._check()
         self._drop_record_buffer()
-        for tp in tps or list(self._assignment.positions):
-            position = self._assignment.position_of(tp)
-            position.paused = True
-            position.drop()
+        for tp in tps or self._assignment.assigned():
+            self._assignment.pause(tp, paused=True)
 
     def resume(self, *tps: TopicPartition) -> None:
         """End ``pause``. None named: all."""
-        for tp in tps or list(self._assignment.positions):
-            self._assignment.position_of(tp).paused = False
+        self._check()
+        for tp in tps or self._assignment.assigned():
+            self._assignment.pause(tp, paused=False)
 
     def paused(self) -> set[TopicPartition]:
         """The partitions that are paused."""
-        return {tp for tp, position in self._assignment.positions.items() if position.paused}
+        return self._assignment.paused()
 
     def highwater(self, tp: TopicPartition) -> int | None:
         """The log's end as the last fetch saw it; ``None`` before the first, or for a partition not assigned."""
@@ -469,7 +500,7 @@ class Consumer(Generic[K, V]):
             found = await self._offsets.find(asked, timestamp)
             return {position.tp: offset for position, offset in zip(asked, found, strict=True)}
         finally:
-            self._in_use.release()
+            await self._leave()
 
     async def offsets_for_times(
         self, times: Mapping[TopicPartition, int | datetime]
@@ -486,7 +517,7 @@ class Consumer(Generic[K, V]):
             asked = await self._assignment.look_up(wanted)
             return {position.tp: await self._offsets.at_time(position, wanted[position.tp]) for position in asked}
         finally:
-            self._in_use.release()
+            await self._leave()
 
     async def topics(self) -> set[str]:
         """The names of all topics there are."""
@@ -494,7 +525,7 @@ class Consumer(Generic[K, V]):
         try:
             return {name for name, entry in (await self._client.topics()).items() if entry.state != DELETING}
         finally:
-            self._in_use.release()
+            await self._leave()
 
     async def partitions_for_topic(self, topic: str) -> set[int]:
         """The partitions of a topic.
@@ -505,4 +536,4 @@ class Consumer(Generic[K, V]):
         try:
             return set(range((await self._assignment.entry(topic)).partitions))
         finally:
-            self._in_use.release()
+            await self._leave()

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from streamlayer import StreamlayerError
+from streamlayer import StreamlayerError, __version__
 from streamlayer._cli import consume, demo, produce, server, topics
 from streamlayer._cli.options import DebugOption, NamespaceOption, Session, examples
 from streamlayer.errors import ServerUnavailableError
@@ -73,9 +73,7 @@ app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 def _version(wanted: bool) -> None:
     if wanted:
         redis_py = metadata.version("redis")
-        print(
-            f"streamlayer {metadata.version('streamlayer')} (Python {platform.python_version()}, redis-py {redis_py})"
-        )
+        print(f"streamlayer {__version__} (Python {platform.python_version()}, redis-py {redis_py})")
         raise typer.Exit
 
 

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import base64
 import select
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 
 import msgspec
 from rich.console import Console
@@ -21,6 +23,17 @@ from streamlayer import ConsumerRecord
 _KEY_WIDTH_UNKNOWN = "-"
 _UNITS = ("bytes", "KB", "MB", "GB")
 _PIPE_WIDTH = 10_000  # columns: nothing is cut or wrapped where no terminal is
+
+
+def own_name() -> str:
+    """What to type to run this command again: its name if the PATH has it, else how it was called."""
+    if shutil.which("streamlayer") is not None:
+        return "streamlayer"
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{Path(sys.executable).name} -m streamlayer._cli"
+    here = Path.cwd()
+    return str(called.relative_to(here) if called.is_relative_to(here) else called)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -72,6 +72,7 @@ def _greet(url: str, data_dir: Path | None) -> None:
     out.print("\nIn another terminal:")
     if url != f"redis://127.0.0.1:{DEFAULT_PORT}/0":
         out.print(f"  export STREAMLAYER_URL={url}")
-    out.print("  echo hello | streamlayer produce greetings")
-    out.print("  streamlayer consume greetings")
+    name = output.own_name()
+    out.print(f"  echo hello | {name} produce greetings")
+    out.print(f"  {name} consume greetings")
     out.file.flush()

@@ -44,7 +44,12 @@ _decode = msgspec.msgpack.Decoder(Columns).decode
 
 
 class FrameError(Exception):
-    """Bytes that are not a whole, sound frame. The message says which check failed."""
+    """Bytes that are not a whole, sound frame. The message says which check failed.
+
+    :ivar at: where the frame begins in its field.
+    """
+
+    at = 0
 
 
 class Frame(msgspec.Struct):
@@ -130,34 +135,63 @@ def decode_frames(stored: bytes) -> Iterator[Frame]:
     view = memoryview(stored)
     at = 0
     while at < len(stored):
-        if at + HEADER_BYTES > len(stored):
-            msg = f"{len(stored) - at} bytes are left, less than a frame's header"
-            raise FrameError(msg)
-        high, low, length, crc, version, attributes, count, base_high, base_low = _STORED.unpack_from(stored, at)
-        checked = at + 14
-        end = at + APPEND_TIME_BYTES + 4 + length
-        if end > len(stored) or end < at + HEADER_BYTES:
-            msg = f"a frame says it has {length} bytes, {len(stored) - at} are there"
-            raise FrameError(msg)
-        if zlib.crc32(view[checked:end]) != crc:
-            msg = "the checksum does not match"
-            raise FrameError(msg)
-        if version != FRAME_VERSION:
-            msg = f"frame version {version} is not known to this release"
-            raise FrameError(msg)
         try:
-            deltas, keys, values, headers = _decode(_body(attributes, view[at + HEADER_BYTES : end]))
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            msg = f"the body is not what its version says: {error}"
-            raise FrameError(msg) from error
-        if not count or any(c is not None and len(c) != count for c in (deltas, keys, values, headers)):
-            msg = f"the columns do not hold {count} records"
-            raise FrameError(msg)
-        appended = attributes & APPEND_TIME_BIT
-        base = (high << 32) + low if appended else (base_high << 32) + base_low
-        if deltas is None or appended:
-            timestamps = [base] * count
-        else:
-            timestamps = [base + delta for delta in deltas]
-        yield Frame(count, timestamps, 1 if appended else 0, keys, values, headers)
-        at = end
+            frame, at = _decode_frame(stored, view, at)
+        except FrameError as error:
+            error.at = at
+            raise
+        yield frame
+
+
+def frames_behind(stored: bytes, at: int) -> list[Frame]:
+    """The sound frames at a field's end, behind the last that is not.
+
+    :param at: where a frame begins that is not sound; its length is believed if that leads to the field's end.
+    """
+    view = memoryview(stored)
+    behind: list[Frame] = []
+    while at < len(stored):
+        if at + HEADER_BYTES > len(stored):
+            return []
+        _, _, length, *_ = _STORED.unpack_from(stored, at)
+        try:
+            frame, _ = _decode_frame(stored, view, at)
+            behind.append(frame)
+        except FrameError:
+            behind.clear()
+        at += APPEND_TIME_BYTES + 4 + length
+    return behind if at == len(stored) else []
+
+
+def _decode_frame(stored: bytes, view: memoryview, at: int) -> tuple[Frame, int]:
+    """One frame, and where the next one begins."""
+    if at + HEADER_BYTES > len(stored):
+        msg = f"{len(stored) - at} bytes are left, less than a frame's header"
+        raise FrameError(msg)
+    high, low, length, crc, version, attributes, count, base_high, base_low = _STORED.unpack_from(stored, at)
+    checked = at + 14
+    end = at + APPEND_TIME_BYTES + 4 + length
+    if end > len(stored) or end < at + HEADER_BYTES:
+        msg = f"a frame says it has {length} bytes, {len(stored) - at} are there"
+        raise FrameError(msg)
+    if zlib.crc32(view[checked:end]) != crc:
+        msg = "the checksum does not match"
+        raise FrameError(msg)
+    if version != FRAME_VERSION:
+        msg = f"frame version {version} is not known to this release"
+        raise FrameError(msg)
+    try:
+        deltas, keys, values, headers = _decode(_body(attributes, view[at + HEADER_BYTES : end]))
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        msg = f"the body is not what its version says: {error}"
+        raise FrameError(msg) from error
+    if not count or any(c is not None and len(c) != count for c in (deltas, keys, values, headers)):
+        msg = f"the columns do not hold {count} records"
+        raise FrameError(msg)
+    appended = attributes & APPEND_TIME_BIT
+    base = (high << 32) + low if appended else (base_high << 32) + base_low
+    if deltas is None or appended:
+        timestamps = [base] * count
+    else:
+        timestamps = [base + delta for delta in deltas]
+    return Frame(count, timestamps, 1 if appended else 0, keys, values, headers), end

@@ -15,7 +15,7 @@ from itertools import repeat
 from typing import Any, Final
 
 from streamlayer._core.calls import Call, Fetched, Field, fetch
-from streamlayer._core.codec import Frame, FrameError, decode_frames
+from streamlayer._core.codec import Frame, FrameError, decode_frames, frames_behind
 from streamlayer._core.keys import PartitionKeys
 from streamlayer._core.refusals import where
 from streamlayer._types import ConsumerRecord, TopicPartition
@@ -67,7 +67,7 @@ class PartitionPosition:
         self._frame: Frame | None = None
         self._frame_base = position
         self._last = -1
-        self._size = 0
+        self._stored = b""
         self.buffered = 0
 
     # --- fetching ----------------------------------------------------------------------------------------------------
@@ -129,6 +129,7 @@ class PartitionPosition:
         """Forget what was fetched and not handed out; the position stays."""
         self._fields.clear()
         self._frames = self._frame = None
+        self._stored = b""
         self._fetch_position = self.position
         self._tail = (-1, 0)
         self.buffered = 0
@@ -196,17 +197,18 @@ class PartitionPosition:
                 if not self._fields:
                     return None
                 field = self._fields.popleft()
-                self._size = len(field.frames)
+                self._stored = field.frames
                 self._frames = decode_frames(field.frames)
                 self._frame_base, self._last = field.base, field.last
             try:
                 self._frame = next(self._frames, None)
             except FrameError as error:
-                self._corrupt(str(error), error)
-                return None
+                if not self._pass_over(error):
+                    return None
+                continue
             if self._frame is None:
                 self._frames = None
-                self.buffered -= self._size
+                self.buffered -= len(self._stored)
                 if self._frame_base != self._last + 1:
                     self._corrupt(f"the frames end at {self._frame_base - 1}, the index says {self._last}", None)
                     return None
@@ -214,13 +216,27 @@ class PartitionPosition:
                 self._corrupt(f"the frames go on behind {self._last}, where the index ends", None)
                 return None
 
-    def _corrupt(self, why: str, cause: Exception | None) -> None:
+    def _pass_over(self, error: FrameError) -> bool:
+        """Go on behind frames that are not sound if the position is behind them already; else they are the error."""
+        behind = frames_behind(self._stored, error.at)
+        sound = self._last + 1 - sum(frame.count for frame in behind)
+        if sound <= self._frame_base:  # the counts contradict the index: believe none of it
+            sound = self._last + 1
+        elif sound <= self.position:
+            self._frame_base = sound
+            self._frames = iter(behind)
+            return True
+        self._corrupt(str(error), error, sound)
+        return False
+
+    def _corrupt(self, why: str, cause: Exception | None, next_offset: int | None = None) -> None:
         offset = max(self.position, self._frame_base)
+        next_offset = self._last + 1 if next_offset is None else next_offset
         msg = (
-            f"{where(*self.tp)}: the records from offset {offset} to {self._last} cannot be read: {why}. "
-            f"To go on behind them: consumer.seek({self.tp!r}, {self._last + 1})"
+            f"{where(*self.tp)}: the records from offset {offset} to {next_offset - 1} cannot be read: {why}. "
+            f"To go on behind them: consumer.seek({self.tp!r}, {next_offset})"
         )
-        self.error = CorruptRecordError(msg, *self.tp, offset, self._last + 1)
+        self.error = CorruptRecordError(msg, *self.tp, offset, next_offset)
         self.error.__cause__ = cause
         self._frames = self._frame = None
 

@@ -166,7 +166,7 @@ def spawn(run: Callable[[], None], name: str) -> Task:
 
 
 class Home:
-    """Where an object lives: a process. ``check`` tells a call from elsewhere."""
+    """Where an object lives: a process. ``trouble`` tells a call from elsewhere."""
 
     def __init__(self) -> None:
         self._pid = os.getpid()

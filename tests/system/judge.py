@@ -5,8 +5,8 @@
     history.drained(partition, records)            # at the end: everything, from the beginning, by somebody new
     assert judge(history, floors={"acked": 1000, "read": 1000, "dropped": 20}, fired=proxy.counts) == []
 
-An outcome is one of three: acked, failed (certainly not written) or unknown. Values are unique and name their writer; who
-reads anew after a seek or a death does so under a new name. A history that shows too little is refused as vacuous.
+An outcome is one of three: acked, failed (certainly not written) or unknown. Values are unique and name their writer;
+who reads anew after a seek or a death does so under a new name. A history that shows too little is refused as vacuous.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@
         load.wait_acked(500)                       # 500 more
     assert load.verdict(server.url, floors={"acked": 1000}) == []
 
-Everything they try and see is in `load.history`. A send may end in one of the two errors of a server that is away, whose
-words say whether the record may be in the log (`load.errors`); anything else that is raised fails the test.
+Everything they try and see is in `load.history`. A send may end in one of the two errors of a server that is away,
+whose words say whether the record may be in the log (`load.errors`); anything else that is raised fails the test.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Load:
                     asyncio.run(work(name))
                 else:
                     work(name)
-            except BaseException as crash:
+            except BaseException as crash:  # noqa: BLE001 - the test's own thread raises it
                 self._crashes.append(crash)
 
         return threading.Thread(target=run, name=name, daemon=True)
@@ -124,18 +124,9 @@ class Load:
 
         sync_wait_until(done, f"{more} more records {what}", timeout=timeout)
 
-    def verdict(
-        self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None
-    ) -> list[Anomaly]:
+    def verdict(self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None) -> list[Anomaly]:
         """Read the whole topic, by somebody new, and judge."""
-        drained: dict[TopicPartition, list[tuple[int, Value]]] = {
-            TopicPartition(TOPIC, partition): [] for partition in range(PARTITIONS)
-        }
-        with Consumer(TOPIC, url=url) as consumer:
-            for record in consumer.read_to_end():
-                drained[record.topic_partition].append((record.offset, Value.parse(record.value)))
-        for tp, records in drained.items():
-            self.history.drained(tp.partition, records)
+        drain(self.history, url)
         return judge(self.history, floors=floors, fired=fired)
 
     # --- what is sent, and how it ended ------------------------------------------------------------------------------
@@ -240,6 +231,16 @@ class Load:
             while not self._stopping.is_set():
                 for tp, records in (await consumer.poll(200)).items():
                     self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+
+
+def drain(history: History, url: str) -> None:
+    """Read the whole topic by somebody new, for the judge."""
+    with Consumer(TOPIC, url=url) as consumer:
+        drained: dict[TopicPartition, list[tuple[int, Value]]] = {tp: [] for tp in consumer.assignment()}
+        for record in consumer.read_to_end():
+            drained[record.topic_partition].append((record.offset, Value.parse(record.value)))
+    for tp, records in drained.items():
+        history.drained(tp.partition, records)
 
 
 def _record(value: Value) -> tuple[str, bytes, bytes]:

@@ -376,7 +376,7 @@ def test_server_with_a_port_that_is_taken(cli: Cli) -> None:
         (("topics", "create", "t", "--partitions", "0"), 1, "num_partitions=0"),
         (("topics", "create"), 2, "Missing argument"),
         (("topics", "describe", "nope"), 1, "there is no topic 'nope'"),
-        (("topics", "lst"), 2, "Did you mean 'list'?"),
+        (("topics", "lst"), 2, "No such command 'lst'"),
         (("consume", "nope"), 1, "error: there is no topic 'nope'"),
         (("consume", "nope", "--from", "tomorrow"), 2, "no place to start"),
         (("consume", "nope", "--max", "0"), 2, "--max"),

@@ -53,67 +53,83 @@ B = [Value("b", "key-1", index) for index in range(4)]
 
 
 def gap(history: History) -> None:
+    """An offset is left out."""
     change(history, "drained", 0, with_records((0, A[0]), (1, A[1]), (2, A[2]), (4, A[3])))
 
 
 def two_values_at_one_offset(history: History) -> None:
+    """A poll saw another value there."""
     change(history, "read", 0, with_records((0, A[1])))
 
 
 def acked_elsewhere(history: History) -> None:
+    """The answer named another offset."""
     change(history, "acked", 0, with_records((1, A[0])))
 
 
 def stored_twice(history: History) -> None:
+    """A retry wrote a second copy."""
     change(history, "drained", 0, with_records(*enumerate([*A, A[3]])))
 
 
 def never_sent(history: History) -> None:
+    """A record that nobody sent."""
     change(history, "drained", 0, with_records(*enumerate([*A, Value("c", "key-0", 0)])))
 
 
 def in_two_partitions(history: History) -> None:
+    """One key, two partitions."""
     change(history, "drained", 1, with_records(*enumerate([*B[:3], Value("a", "key-0", 9)])))
 
 
 def lost(history: History) -> None:
+    """An acknowledged record is gone from the end."""
     change(history, "drained", 0, with_records(*enumerate(A[:3])))
 
 
 def read_then_gone(history: History) -> None:
+    """One that was read is gone, and the rest moved up."""
     change(history, "drained", 0, with_records(*enumerate([A[0], A[1], A[3]])))
 
 
 def failed_but_there(history: History) -> None:
+    """A send that failed for certain wrote its record."""
     change(history, "drained", 1, with_records(*enumerate(B)))
 
 
 def out_of_order(history: History) -> None:
+    """Two records of a key changed places."""
     change(history, "drained", 0, with_records(*enumerate([A[1], A[0], *A[2:]])))
 
 
 def poll_skips(history: History) -> None:
+    """A reader was not given a record."""
     change(history, "read", 2, lambda _: None)
 
 
 def poll_repeats(history: History) -> None:
+    """A reader was given a record again."""
     change(history, "read", 2, with_records((0, A[0]), (1, A[1])))
 
 
 def poll_goes_back_within(history: History) -> None:
+    """One poll handed records out in the wrong order."""
     change(history, "read", 2, with_records((1, A[1]), (0, A[0])))
 
 
 def no_answer(history: History) -> None:
+    """A send that never ended."""
     change(history, "acked", 1, lambda _: None)
 
 
 def known_before(history: History) -> None:
+    """A record got an offset that others had seen before it was sent."""
     history.events.append(history.events.pop(0)._replace(at=history.events[-1].at))
     change(history, "acked", 0, lambda event: event._replace(at=event.at + 1000))
 
 
 def too_little(history: History) -> None:
+    """Less was acknowledged than the test is worth."""
     history.counts["acked"] = 5
 
 

@@ -10,9 +10,10 @@ from typing import Annotated
 import typer
 
 from streamlayer._cli.demo import corpus
+from streamlayer._cli.demo.crew import Crew
 from streamlayer._cli.demo.screen import Screen
 from streamlayer._cli.demo.story import Story
-from streamlayer._cli.demo.workers import Crew, Job
+from streamlayer._cli.demo.workers import Job
 from streamlayer._cli.options import examples
 from streamlayer.embedded import Server
 from streamlayer.errors import ConfigurationError

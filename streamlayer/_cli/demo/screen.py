@@ -122,9 +122,12 @@ class Screen:
     def next_steps(self) -> None:
         """What to type next."""
         self._out.print("\n[bold]What to type next[/bold]")
-        for command, why in (
-            ("streamlayer server --data-dir ./data", "a server of your own; it keeps its data"),
-            ("ls | streamlayer produce files", "in another terminal: each line a record"),
-            ("streamlayer consume files", "the last records, and what comes"),
-        ):
-            self._out.print(f"  [cyan]{command:<38}[/cyan] [dim]{why}[/dim]")
+        name = output.own_name()
+        steps = {
+            f"{name} server --data-dir ./data": "a server of your own; it keeps its data",
+            f"ls | {name} produce files": "in another terminal: each line a record",
+            f"{name} consume files": "the last records, and what comes",
+        }
+        width = max(map(len, steps))
+        for command, why in steps.items():
+            self._out.print(Text("  ") + Text(command.ljust(width), "cyan") + Text(f"  {why}", "dim"))

@@ -11,16 +11,14 @@ import redis
 
 from streamlayer import Admin, Consumer, NewTopic, TopicPartition
 from streamlayer._cli.demo.corpus import SourceFile, lines_of, read_lines, share
+from streamlayer._cli.demo.crew import Crew, Worker, WorkerFailedError
 from streamlayer._cli.demo.proof import Verdict, compare, judge
 from streamlayer._cli.demo.screen import Figures, Screen
 from streamlayer._cli.demo.workers import (
-    Crew,
     Job,
     Middle,
     Progress,
     Read,
-    Worker,
-    WorkerFailedError,
     Written,
     read_partitions,
     write_files,

@@ -1,22 +1,19 @@
-"""The demo's processes: two write, two read, each in an interpreter of its own; and the crew that starts and ends them.
+"""The demo's processes: two write, two read, each in an interpreter of its own; `crew.py` starts and ends them.
 
 A worker says how it is getting on through its pipe: ``Ready``, ``Progress`` now and then, and at the end ``Written``
-or ``Read`` or ``Failed``. The end of the pipe is the end of the worker, from either side: nobody outlives the demo.
+or ``Read`` or ``Failed``. The end of the pipe is the end of the worker: nobody outlives the demo.
 """
 
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import signal
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from streamlayer import Consumer, ConsumerRecord, Producer, StreamlayerError, TopicPartition
 from streamlayer._cli.demo.corpus import SourceFile, by_turns, read_lines
@@ -113,10 +110,7 @@ class Failed:
 Said = Ready | Progress | Written | Read | Failed
 
 
-# --- in the worker ----------------------------------------------------------------------------------------------------
-
-
-def _work(task: Callable[..., Any], pipe: Connection, *args: Any) -> None:
+def work(task: Callable[..., Any], pipe: Connection, *args: Any) -> None:
     """The main function of every worker process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes the pipe
     logging.getLogger("streamlayer").addHandler(logging.NullHandler())  # the screen shows what the server does
@@ -154,12 +148,7 @@ def write_files(pipe: Connection, job: Job, files: Sequence[SourceFile], hold_at
                 held = True
                 pipe.recv()
         producer.flush()
-        return Written(records, size, _sent_again(producer), begun, time.monotonic())
-
-
-def _sent_again(producer: Producer) -> int:
-    metrics = getattr(producer, "metrics", None)
-    return int(metrics().batches_sent_again) if metrics is not None else 0
+        return Written(records, size, producer.metrics().batches_resent, begun, time.monotonic())
 
 
 class Collection:
@@ -236,87 +225,3 @@ def read_partitions(pipe: Connection, job: Job, partitions: Sequence[TopicPartit
 def _start_together(pipe: Connection) -> None:
     pipe.send(Ready())
     pipe.recv()
-
-
-# --- in the parent ----------------------------------------------------------------------------------------------------
-
-
-class Worker:
-    """One process and the pipe to it."""
-
-    def __init__(self, name: str, process: BaseProcess, pipe: Connection) -> None:
-        self.name = name
-        self.process = process
-        self.pipe = pipe
-
-    def tell(self, word: object) -> None:
-        """Say something; a worker that has ended is found when it is listened to."""
-        try:
-            self.pipe.send(word)
-        except BrokenPipeError:
-            return
-
-
-class WorkerFailedError(StreamlayerError):
-    """One of the demo's processes could not go on."""
-
-
-class Crew:
-    """All workers; ends them all on leaving the block."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("spawn")
-        self.workers: list[Worker] = []
-
-    def __enter__(self) -> Self:
-        """Nothing to do yet."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End who is still there."""
-        for worker in self.workers:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self.workers:
-            worker.process.join()
-
-    def start(self, name: str, task: Callable[..., Any], *args: Any) -> Worker:
-        """Start a process that runs ``task(pipe, *args)``."""
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_work, args=(task, theirs, *args), name=name, daemon=True)
-        with _interrupts_ignored():  # inherited: an early Ctrl-C gives no traceback there
-            process.start()
-        theirs.close()
-        worker = Worker(name, process, ours)
-        self.workers.append(worker)
-        return worker
-
-    def listen(self, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Said]]:
-        """What these workers say, as they say it, until each has said its last word.
-
-        :raises WorkerFailedError: one cannot go on, or has ended without a last word.
-        """
-        open_pipes = {id(worker.pipe): worker for worker in workers}
-        while open_pipes:
-            for pipe in wait([worker.pipe for worker in open_pipes.values()]):
-                worker = open_pipes[id(pipe)]
-                try:
-                    said: Said = worker.pipe.recv()
-                except EOFError:
-                    worker.process.join()
-                    code = worker.process.exitcode
-                    raise WorkerFailedError(f"the {worker.name} ended with status {code}") from None
-                if isinstance(said, Failed):
-                    raise WorkerFailedError(f"the {worker.name} failed: {said.reason}")
-                if not isinstance(said, Progress):
-                    del open_pipes[id(pipe)]
-                yield worker, said
-
-
-@contextmanager
-def _interrupts_ignored() -> Generator[None]:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)

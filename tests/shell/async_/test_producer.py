@@ -148,8 +148,6 @@ async def test_callbacks_see_failures(aio_args: dict[str, Any]) -> None:
         seen: list[StreamlayerError | None] = []
         future = await producer.send("t", b"x", timestamp_ms=now_ms() + 2 * HOUR_MS)
         future.add_done_callback(lambda f: seen.append(f.exception()))
-        with pytest.raises(InvalidTimestampError):
-            await producer.flush()
         await aio_wait_until(lambda: len(seen) == 1, "the call back of a failed record")
         assert isinstance(seen[0], InvalidTimestampError)
 
@@ -258,7 +256,7 @@ async def test_acks_0_follows_the_log_into_its_next_segments(aio_args: dict[str,
         for i in range(60):
             await producer.send("t", b"%03d" % i + b"x" * 1000)
             await producer.flush()
-        await aio_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=5)
+        await aio_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=2)
 
 
 async def test_without_idempotence_records_are_stored_too(aio_args: dict[str, Any]) -> None:
@@ -288,7 +286,7 @@ async def test_a_record_comes_back_as_it_was_given(aio_args: dict[str, Any], com
     async with Producer(**aio_args, linger_ms=LONG_MS, compression_type=compression) as producer:
         for i, (key, value, headers) in enumerate(given):
             time_of = base - i * 1000 if i % 2 else base + i
-            await producer.send("t", value, key, partition=1, headers=headers, timestamp_ms=time_of)  # type: ignore[arg-type]
+            await producer.send("t", value, key, partition=1, headers=headers, timestamp_ms=time_of)
     records = await stored(aio_args, "t")
     assert [(r.key, r.value) for r in records] == [(key, value) for key, value, _ in given]
     assert [r.headers for r in records] == [
@@ -312,11 +310,11 @@ async def test_gzip_stores_fewer_bytes(aio_args: dict[str, Any]) -> None:
         assert await stored_values(aio_args, "small") == await stored_values(aio_args, "plain")
 
 
-async def test_bytes_like_values_are_taken(aio_args: dict[str, Any]) -> None:
-    """A bytearray is copied when it is given: changing it afterwards changes nothing."""
+async def test_a_bytearray_is_copied(aio_args: dict[str, Any]) -> None:
+    """Changing it after it was given changes nothing."""
     async with Producer(**aio_args, linger_ms=LONG_MS) as producer:
         value = bytearray(b"given")
-        await producer.send("t", value, memoryview(b"key"))  # type: ignore[arg-type]
+        await producer.send("t", value, bytearray(b"key"))
         value[:] = b"other"
     (record,) = await stored(aio_args, "t")
     assert (record.key, record.value) == (b"key", b"given")

@@ -148,8 +148,6 @@ def test_callbacks_see_failures(sync_args: dict[str, Any]) -> None:
         seen: list[StreamlayerError | None] = []
         future = producer.send("t", b"x", timestamp_ms=now_ms() + 2 * HOUR_MS)
         future.add_done_callback(lambda f: seen.append(f.exception()))
-        with pytest.raises(InvalidTimestampError):
-            producer.flush()
         sync_wait_until(lambda: len(seen) == 1, "the call back of a failed record")
         assert isinstance(seen[0], InvalidTimestampError)
 
@@ -258,7 +256,7 @@ def test_acks_0_follows_the_log_into_its_next_segments(sync_args: dict[str, Any]
         for i in range(60):
             producer.send("t", b"%03d" % i + b"x" * 1000)
             producer.flush()
-        sync_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=5)
+        sync_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=2)
 
 
 def test_without_idempotence_records_are_stored_too(sync_args: dict[str, Any]) -> None:
@@ -288,7 +286,7 @@ def test_a_record_comes_back_as_it_was_given(sync_args: dict[str, Any], compress
     with Producer(**sync_args, linger_ms=LONG_MS, compression_type=compression) as producer:
         for i, (key, value, headers) in enumerate(given):
             time_of = base - i * 1000 if i % 2 else base + i
-            producer.send("t", value, key, partition=1, headers=headers, timestamp_ms=time_of)  # type: ignore[arg-type]
+            producer.send("t", value, key, partition=1, headers=headers, timestamp_ms=time_of)
     records = stored(sync_args, "t")
     assert [(r.key, r.value) for r in records] == [(key, value) for key, value, _ in given]
     assert [r.headers for r in records] == [
@@ -312,11 +310,11 @@ def test_gzip_stores_fewer_bytes(sync_args: dict[str, Any]) -> None:
         assert stored_values(sync_args, "small") == stored_values(sync_args, "plain")
 
 
-def test_bytes_like_values_are_taken(sync_args: dict[str, Any]) -> None:
-    """A bytearray is copied when it is given: changing it afterwards changes nothing."""
+def test_a_bytearray_is_copied(sync_args: dict[str, Any]) -> None:
+    """Changing it after it was given changes nothing."""
     with Producer(**sync_args, linger_ms=LONG_MS) as producer:
         value = bytearray(b"given")
-        producer.send("t", value, memoryview(b"key"))  # type: ignore[arg-type]
+        producer.send("t", value, bytearray(b"key"))
         value[:] = b"other"
     (record,) = stored(sync_args, "t")
     assert (record.key, record.value) == (b"key", b"given")
