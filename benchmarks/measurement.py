@@ -42,7 +42,7 @@ class Row:
         """Whether a ratio is good enough."""
         if self.target is None:
             return True
-        return ratio >= self.target if self.unit is Unit.RATE else ratio <= self.target
+        return ratio >= self.target if self.unit is Unit.RATE else 0 < ratio <= self.target
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Place:
                 yield TOPIC
             finally:
                 admin.delete_topics([TOPIC])
+                self._freed()
 
     @contextmanager
     def stream(self) -> Iterator[str]:
@@ -47,19 +48,24 @@ class Place:
             yield STREAM
         finally:
             self.plain.unlink(STREAM)
+            self._freed()
 
     def clear(self) -> None:
         """An empty server with an empty append-only file, so that rounds begin alike."""
         self.plain.flushall()
         self.plain.bgrewriteaof()
-        self._settle()
+        self._wait_until_none("persistence", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
 
-    def _settle(self) -> None:
+    def _freed(self) -> None:
+        """The server frees what was deleted in a thread beside it: not while something else is measured."""
+        self._wait_until_none("memory", "lazyfree_pending_objects")
+
+    def _wait_until_none(self, section: str, *names: str) -> None:
         while True:
-            info = self.plain.info("persistence")
-            if not (info["aof_rewrite_in_progress"] or info["aof_rewrite_scheduled"]):
+            info = self.plain.info(section)
+            if not any(info[name] for name in names):
                 return
-            time.sleep(0.01)  # noqa: TID251 - the server does not tell when its rewrite is over
+            time.sleep(0.002)  # noqa: TID251 - the server tells nobody when it is done
 
 
 @contextmanager

@@ -33,9 +33,20 @@ KAFKA_OPTIONS: dict[str, str] = {
     "metadata_max_age_ms": "changes of topics are told at once",
     "transactional_id": "there are no transactions; a producer is idempotent by itself",
     "isolation_level": "there are no transactions",
-    "group_id": "consumer groups are not part of this version: a consumer reads all partitions",
-    "enable_auto_commit": "consumer groups are not part of this version: there is nothing to commit",
-    "partition_assignment_strategy": "consumer groups are not part of this version",
+    **dict.fromkeys(
+        (
+            "group_id",
+            "group_instance_id",
+            "listener",
+            "enable_auto_commit",
+            "auto_commit_interval_ms",
+            "session_timeout_ms",
+            "heartbeat_interval_ms",
+            "max_poll_interval_ms",
+            "partition_assignment_strategy",
+        ),
+        "consumer groups are not part of this version: a consumer reads all partitions and commits nothing",
+    ),
     "loop": "the running event loop is used",
     "replication_factor": "replication is the server's: configure replicas there",
 }
@@ -68,9 +79,6 @@ class ProducerOptions(_Options):
             raise ValueError(msg)
         if self.max_request_size > self.buffer_memory:
             msg = f"max_request_size={self.max_request_size} must fit into buffer_memory={self.buffer_memory}"
-            raise ValueError(msg)
-        if self.acks == 0 and self.enable_idempotence and "enable_idempotence" in self.model_fields_set:
-            msg = "acks=0 cannot be idempotent: nobody waits for an answer. Leave enable_idempotence out, or use acks=1"
             raise ValueError(msg)
         return self
 
@@ -119,8 +127,8 @@ def _explain(error: ValidationError) -> str:
     parts: list[str] = []
     for detail in error.errors():
         name = ".".join(str(part) for part in detail["loc"][:1])
-        text = detail["msg"].removeprefix("Value error, ")
-        parts.append(f"{name}={detail['input']!r}: {text}" if name else text)
+        text = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        parts.append(f"{name}={detail['input']!r} {text}" if name else text)
     return "; ".join(dict.fromkeys(parts))
 
 

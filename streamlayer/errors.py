@@ -129,7 +129,7 @@ class MessageSizeTooLargeError(StreamlayerError, ValueError):
 
 
 class InvalidTimestampError(StreamlayerError, ValueError):
-    """A time that cannot be meant: seconds, a datetime without a zone, a record's over an hour ahead or past retention."""
+    """A time that cannot be meant: seconds, no time zone, or a record's over an hour ahead or past retention."""
 
 
 class CorruptRecordError(StreamlayerError):

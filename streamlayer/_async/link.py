@@ -108,7 +108,7 @@ class Link:
         connection = self._connection = self.settings.kind(**self.settings.options)
         place = self.settings.place
         try:
-            await connection.connect()
+            await waiting.connect(connection)
         except redis.AuthenticationError as error:
             await self.close()
             raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
@@ -117,7 +117,8 @@ class Link:
             raise _as_error(error_from_reply(error_text(error))) from error
         except (redis.RedisError, OSError) as error:
             await self.close()
-            msg = f"no connection to {place}: {error}. Is the server running there, and is the url right?"
+            why = str(error).rstrip(".")
+            msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
         await self._prepare(connection)
         return connection

@@ -67,7 +67,7 @@ class Subscriber:
         while not self._closing:
             try:
                 connection = self._settings.kind(**self._settings.options)
-                await connection.connect()
+                await waiting.connect(connection)
                 self._connection = connection
                 await waiting.transmit(connection, "SUBSCRIBE", *sorted(self._channels))
                 attempt = 0

@@ -106,12 +106,22 @@ class Batch:
             self._frame = encode_frame(self.timestamps, self.keys, self.values, self.headers, compression=compression)
         return self._frame
 
-    def set_headers(self, headers: Headers, count: int = 1) -> None:
-        """Give the records that are about to be added their headers."""
-        if self.headers is None:
-            self.headers = []
-        self.headers += [None] * (len(self.values) - len(self.headers))
-        self.headers += [headers] * count
+    def add(
+        self, keys: list[bytes | None], values: list[bytes | None], timestamps: list[int], headers: Headers | None
+    ) -> None:
+        """Add records, all with the same headers; none of them if this is interrupted."""
+        count = len(self.values)
+        try:
+            if headers is not None:
+                self.headers = self.headers or []
+                self.headers += [None] * (count - len(self.headers))
+                self.headers += [headers] * len(values)
+            self.keys += keys
+            self.values += values
+            self.timestamps += timestamps
+        except BaseException:
+            self.cut_back(count)
+            raise
 
     def refuse(self, errors: dict[int, StreamlayerError]) -> None:
         """Take records out, by index, that the server will never accept; the others keep their futures."""
@@ -128,6 +138,13 @@ class Batch:
         self.headers = None if self.headers is None else [self.headers[i] for i in kept]
         self.timestamps = [self.timestamps[i] for i in kept]
         self._frame = None
+
+    def cut_back(self, count: int) -> None:
+        """Undo an addition that was interrupted: the first ``count`` records stay."""
+        for column in (self.keys, self.values, self.timestamps):
+            del column[count:]
+        if self.headers is not None:
+            del self.headers[count:]
 
     def finish(self) -> None:
         """Free what is no longer needed. The timestamps stay, for the futures."""
@@ -233,10 +250,12 @@ class Accumulator:
         if partition.open is not batch or not batch.values:
             return
         topic = partition.topic
+        fresh = Batch(partition, topic.room, topic.new_done())
+        # An interrupt (Ctrl-C) may end this between any two lines: at no point is the batch both open and sealed.
         batch.size -= batch.room
-        self.bytes += batch.size
+        partition.open = topic.opens[partition.number] = fresh
         partition.sealed.append(batch)
-        partition.open = topic.opens[partition.number] = Batch(partition, topic.room, topic.new_done())
+        self.bytes += batch.size
         if topic.sticky == partition.number:
             topic.sticky = (topic.sticky + 1) % topic.count
 

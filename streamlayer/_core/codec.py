@@ -93,6 +93,9 @@ def encode_frame(
     :param append_time: the records' time shall be the append time.
     :returns: the bytes and their CRC-32.
     """
+    if not len(keys) == len(values) == len(timestamps) == len(headers or values):
+        msg = f"{len(keys)} keys, {len(values)} values, {len(timestamps)} timestamps: a frame's columns are as long"
+        raise FrameError(msg)
     base = timestamps[0]
     deltas = None
     if not append_time and timestamps.count(base) != len(timestamps):

@@ -49,7 +49,11 @@ def to_headers(headers: Any) -> Headers | None:
     if not headers:
         return None
     given: Iterable[tuple[Any, Any]] = headers.items() if hasattr(headers, "items") else headers
-    pairs = tuple((name, value) for name, value in given)
+    try:
+        pairs = tuple((name, value) for name, value in given)
+    except (TypeError, ValueError) as error:
+        msg = f"headers are a mapping, or pairs of str and bytes, not {headers!r}"
+        raise TypeError(msg) from error
     for name, value in pairs:
         if not isinstance(name, str) or not isinstance(value, bytes):
             msg = f"headers are pairs of str and bytes, not ({type(name).__name__}, {type(value).__name__})"

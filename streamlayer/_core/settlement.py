@@ -16,8 +16,10 @@ from streamlayer._core.accumulator import Accumulator, Batch, PartitionQueue
 from streamlayer._core.calls import Appended
 from streamlayer._core.refusals import Refusal, error_of, where
 from streamlayer.errors import (
+    DuplicateSequenceNumberError,
     InvalidTimestampError,
     MessageSizeTooLargeError,
+    ProducerFencedError,
     RequestTimedOutError,
     StreamlayerError,
     UnknownTopicOrPartitionError,
@@ -37,6 +39,7 @@ class Settlement:
     :ivar again: whether something was refused and can go again at once.
     :ivar lost: partitions where the server no longer has what it had acknowledged.
     :ivar gone: topics that are no longer there.
+    :ivar fatal: the producer's id is somebody else's too: nothing of it may be sent any more.
     """
 
     def __init__(self) -> None:
@@ -45,6 +48,7 @@ class Settlement:
         self.again = False
         self.lost: list[PartitionQueue] = []
         self.gone: set[str] = set()
+        self.fatal: StreamlayerError | None = None
 
 
 def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterable[Any], now: int) -> Settlement:
@@ -138,6 +142,8 @@ def _error(accumulator: Accumulator, batch: Batch, error: StreamlayerError, resu
     if error.retriable:
         result.trouble = error
         return
+    if isinstance(error, (ProducerFencedError, DuplicateSequenceNumberError)):
+        result.fatal = error
     if not isinstance(error, UnknownTopicOrPartitionError):
         result.done += accumulator.fail_all(batch.partition, error)
         return

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Callable, Iterable, Mapping
 from datetime import datetime
 from threading import Lock
 from types import TracebackType
-from typing import Any, Generic, Never, Self
+from typing import Any, Generic, Literal, Never, Self
 
 from streamlayer._sync.assignment import Assignment
 from streamlayer._sync.client import Client
@@ -67,7 +67,7 @@ class Consumer(Generic[K, V]):
         namespace: str | None = None,
         client_id: str | None = None,
         allow_eviction: bool = False,
-        auto_offset_reset: str = "earliest",
+        auto_offset_reset: Literal["earliest", "latest", "none"] = "earliest",
         max_poll_records: int = 500,
         fetch_min_bytes: int = 1,
         fetch_max_wait_ms: int = 500,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from threading import Lock
 from time import time
 from types import TracebackType
-from typing import Any, Generic, Never, Self
+from typing import Any, Generic, Literal, Never, Self
 from zlib import crc32
 
 from streamlayer._sync.client import Client
@@ -55,7 +55,8 @@ class Producer(Generic[K, V]):
     :param client_id: the connections' name on the server.
     :param allow_eviction: go on although the server may delete records when its memory is full.
     :param acks: ``"all"`` or 1: a send is done when the server executed it; 0: when it was sent.
-    :param enable_idempotence: a batch whose answer was lost is sent again and stored once.
+    :param enable_idempotence: a batch whose answer was lost is sent again and stored once; with ``acks=0`` nobody
+        waits for an answer, and nothing is sent again.
     :param linger_ms: how long a batch waits for more records. Waiting for a record ends it.
     :param batch_size: bytes of a batch; up to 64 KiB it is rounded down to what fills one allocation of the server.
     :param compression_type: ``"gzip"``, or ``None``.
@@ -79,11 +80,11 @@ class Producer(Generic[K, V]):
         namespace: str | None = None,
         client_id: str | None = None,
         allow_eviction: bool = False,
-        acks: int | str = "all",
-        enable_idempotence: bool | None = None,
+        acks: Literal[0, 1, -1, "all"] = "all",
+        enable_idempotence: bool = True,
         linger_ms: int = 5,
         batch_size: int = 65_536,
-        compression_type: str | None = None,
+        compression_type: Literal["gzip"] | None = None,
         max_request_size: int = 1_048_576,
         buffer_memory: int = 33_554_432,
         max_block_ms: int = 10_000,
@@ -98,6 +99,7 @@ class Producer(Generic[K, V]):
             refuse_unknown("Producer", unknown, (*_COMMON, *_OPTIONS))
         given: dict[str, Any] = {
             "acks": acks,
+            "enable_idempotence": enable_idempotence,
             "linger_ms": linger_ms,
             "batch_size": batch_size,
             "compression_type": compression_type,
@@ -108,8 +110,6 @@ class Producer(Generic[K, V]):
             "allow_auto_create_topics": allow_auto_create_topics,
             "num_partitions": num_partitions,
         }
-        if enable_idempotence is not None:
-            given["enable_idempotence"] = enable_idempotence
         self._options = checked(ProducerOptions, given)
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
@@ -238,6 +238,8 @@ class Producer(Generic[K, V]):
             msg = "the producer is closed: make a new one"
             raise IllegalStateError(msg)
         self._client.check_home()
+        if self._sender.fatal is not None:
+            raise self._sender.fatal
 
     # --- records in --------------------------------------------------------------------------------------------------
 
@@ -280,10 +282,14 @@ class Producer(Generic[K, V]):
                     if batch.key_hash is not None and batch.room >= size:
                         values = batch.values
                         index = len(values)
-                        batch.room -= size
-                        batch.keys.append(key)
-                        values.append(plain)
-                        batch.timestamps.append(now)
+                        try:
+                            batch.room -= size
+                            batch.keys.append(key)
+                            values.append(plain)
+                            batch.timestamps.append(now)
+                        except BaseException:  # Ctrl-C between two columns
+                            batch.cut_back(index)
+                            raise
                         return RecordFuture(batch, index, self._hurry)
         return self._send(queue, value, key, partition, timestamp_ms, headers, wake=True)
 
@@ -343,25 +349,21 @@ class Producer(Generic[K, V]):
         Called with the lock held.
         """
         key_hash = queue.hash(key) if key is not None and partition is None else None
-        if partition is None:
-            partition = queue.sticky if key_hash is None else key_hash % queue.count
-        batch = queue.opens[partition]
+        if key_hash is not None:
+            partition = key_hash % queue.count
+        batch = queue.opens[queue.sticky if partition is None else partition]
         sealed: Batch | None = None
         if batch.values and batch.room < size:
             self._accumulator.seal(batch)
             sealed = batch
-            batch = queue.opens[queue.sticky if key is None and partition == sealed.partition.number else partition]
+            batch = queue.opens[queue.sticky if partition is None else partition]
         if self._accumulator.bytes + size > self._options.buffer_memory and not batch.values:
             return None, 0, sealed
         index = len(batch.values)
         if index == 0:
             self._accumulator.begin(batch, waiting.monotonic_ms())
         batch.room -= size
-        if headers is not None:
-            batch.set_headers(headers)
-        batch.keys.append(key)
-        batch.values.append(value)
-        batch.timestamps.append(timestamp)
+        batch.add([key], [value], [timestamp], headers)
         if key_hash is not None:
             batch.key_hash = key_hash
         return batch, index, sealed
@@ -484,11 +486,8 @@ class Producer(Generic[K, V]):
         if index == 0:
             self._accumulator.begin(batch, waiting.monotonic_ms())
         batch.room -= run.size(start, end)
-        if headers is not None:
-            batch.set_headers(headers, end - start)
-        batch.keys += run.keys[start:end] or [None] * (end - start)
-        batch.values += run.values[start:end]
-        batch.timestamps += run.timestamps[start:end]
+        keys = run.keys[start:end] or [None] * (end - start)
+        batch.add(keys, run.values[start:end], run.timestamps[start:end], headers)
         if batch.key_hash is None:
             batch.key_hash = run.key_hash
         if end < len(run.values):
@@ -517,6 +516,7 @@ class Producer(Generic[K, V]):
 
         :raises UnknownTopicOrPartitionError: there is no such topic, and none may be created.
         """
+        self._check_open()
         queue = self._queues.get(topic) or self._open(topic)
         return set(range(queue.count))
 

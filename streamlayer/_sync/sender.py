@@ -32,6 +32,7 @@ HAND_OVER_MS = 20
 class Sender:
     """Sends one producer's batches.
 
+    :ivar fatal: why nothing can be sent any more: somebody else uses this producer's id.
     :param lock: held whenever the accumulator is touched, never while waiting.
     :param producer_id: empty for no idempotence.
     :param acks: 0: a batch is done when it is about to be sent.
@@ -65,6 +66,7 @@ class Sender:
         self._closing = False
         self._attempt = 0
         self._trouble: StreamlayerError | None = None
+        self.fatal: StreamlayerError | None = None
         self.records_sent = self.batches_sent = self.batches_resent = 0
 
     # --- what its producer asks --------------------------------------------------------------------------------------
@@ -84,8 +86,8 @@ class Sender:
     def health(self) -> Health:
         """How it is doing."""
         alive = self._task is None or self._task.is_alive()
-        state = self.state if alive else "failed"
-        return Health(state in {"new", "ok"}, state, self.reason)
+        state = self.state if alive and self.fatal is None else "failed"
+        return Health(state in {"new", "ok"}, state, str(self.fatal or self.reason))
 
     def start(self) -> None:
         """Begin to run beside the producer."""
@@ -236,6 +238,9 @@ class Sender:
         for topic in settled.gone:
             self._forget_topic(topic)
         self._tell(settled.done + late)
+        if settled.fatal is not None:
+            self.fatal = settled.fatal
+            self._give_up(settled.fatal)
 
     def _call(self, batch: Batch) -> calls.Call[calls.Appended]:
         partition = batch.partition

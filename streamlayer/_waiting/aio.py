@@ -220,6 +220,7 @@ class Connection(Protocol):
     """What is used of a redis-py connection."""
 
     is_connected: bool
+    socket_timeout: float | None
 
     async def connect(self) -> None: ...
 
@@ -230,16 +231,38 @@ class Connection(Protocol):
     async def read_response(self, *, disable_decoding: bool = ..., timeout: float = ...) -> Any: ...  # noqa: ASYNC109 - redis-py's name
 
 
+async def connect(connection: Connection) -> None:
+    """Open a connection, in ``REPLY_TIMEOUT_MS`` at most. See ``exchange`` about its timer.
+
+    :raises redis.RedisError: there is none.
+    """
+    own, connection.socket_timeout = connection.socket_timeout, None
+    try:
+        async with asyncio.timeout(_limit_s(own)):
+            await connection.connect()
+    except TimeoutError as error:
+        raise redis.TimeoutError("no answer in time") from error
+    finally:
+        connection.socket_timeout = own
+
+
+def _limit_s(own: float | None) -> float:
+    """How long an exchange may take, on a connection with this ``socket_timeout`` of its user's."""
+    return min(own or REPLY_TIMEOUT_MS / 1000, REPLY_TIMEOUT_MS / 1000)
+
+
 async def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
-    One timer covers the exchange: redis-py would start one, and a task, for each read and write.
+    One timer covers the exchange, and redis-py's own are off: it would start one, and a task, for each read and write.
+    Its ``wait_for`` round a write also swallows a cancellation now and then (Python 3.11): Ctrl-C would go unheard.
 
     :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
     :raises redis.TimeoutError: no answer within ``REPLY_TIMEOUT_MS``.
     """
+    own, connection.socket_timeout = connection.socket_timeout, None
     try:
-        async with asyncio.timeout(REPLY_TIMEOUT_MS / 1000):
+        async with asyncio.timeout(_limit_s(own)):
             await connection.send_packed_command(request, check_health=False)
             while len(replies) < count:
                 try:
@@ -248,15 +271,21 @@ async def exchange(connection: Connection, request: list[bytes], replies: list[A
                     replies.append(error)
     except TimeoutError as error:
         await connection.disconnect()
-        raise redis.TimeoutError(f"no answer within {REPLY_TIMEOUT_MS} ms") from error
+        raise redis.TimeoutError(f"no answer within {_limit_s(own)} s") from error
     except BaseException:
         await connection.disconnect()
         raise
+    finally:
+        connection.socket_timeout = own
 
 
 async def transmit(connection: Connection, *command: str) -> None:
     """Send a command without reading its answer."""
-    await connection.send_packed_command([pack(command)], check_health=False)
+    own, connection.socket_timeout = connection.socket_timeout, None  # see exchange; a write does not wait for a peer
+    try:
+        await connection.send_packed_command([pack(command)], check_health=False)
+    finally:
+        connection.socket_timeout = own
 
 
 async def hang_up(connection: Connection) -> None:

@@ -7,6 +7,7 @@ import logging
 import os
 import queue
 import socket
+import sys
 import threading
 import time
 import weakref
@@ -194,6 +195,14 @@ class Connection(Protocol):
     def read_response(self, *, disable_decoding: bool = ...) -> Any: ...
 
 
+def connect(connection: Connection) -> None:
+    """Open a connection.
+
+    :raises redis.RedisError: there is none.
+    """
+    connection.connect()
+
+
 def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
@@ -291,6 +300,7 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()
 def remember(producer: Closable) -> None:
     """Flush it when the interpreter ends, and start it clean in a fork's child."""
     _open.add(producer)
+    _tell_multiprocessing()
 
 
 def forget(producer: Closable) -> None:
@@ -311,10 +321,27 @@ def _exit() -> None:
             logger.warning("records were left in %r at exit: %s", producer, error)
 
 
+def _tell_multiprocessing() -> None:
+    """A child of multiprocessing ends without ``atexit``, but runs finalizers of its own: be one of them there."""
+    global _told_in  # noqa: PLW0603 - once a process
+    util: Any = sys.modules.get("multiprocessing.util")
+    if util is None or _told_in == os.getpid():
+        return
+    if not _told_in:
+        util.register_after_fork(_open, lambda _: _tell_multiprocessing())
+    _told_in = os.getpid()
+    util.Finalize(None, _exit, exitpriority=0)
+
+
+_told_in = 0
+
+
 def _fork() -> None:
+    global _waking  # noqa: PLW0603 - another thread of the parent may have held it
+    _waking = threading.Lock()
     for producer in list(_open):
         producer.after_fork()
 
 
 atexit.register(_exit)
-os.register_at_fork(after_in_child=_fork)
+os.register_at_fork(before=_tell_multiprocessing, after_in_child=_fork)

@@ -6,6 +6,7 @@ from zlib import crc32
 
 from streamlayer._core.accumulator import Accumulator, Batch, PartitionQueue, TopicQueue
 from streamlayer._core.calls import Appended
+from streamlayer._core.codec import Headers
 from streamlayer._core.columns import record_size
 from streamlayer._core.keys import partition_keys
 from streamlayer._core.refusals import Refusal
@@ -54,15 +55,21 @@ class Buffer:
         """The first one."""
         return self.topic.partitions[0]
 
-    def add(self, value: bytes, partition: int = 0, *, now: int = NOW, timestamp: int = STAMP) -> tuple[Batch, int]:
+    def add(
+        self,
+        value: bytes,
+        partition: int = 0,
+        *,
+        now: int = NOW,
+        timestamp: int = STAMP,
+        headers: Headers | None = None,
+    ) -> tuple[Batch, int]:
         """Put a record into the open batch; returns it and the record's index."""
         batch = self.topic.opens[partition]
         if not batch.values:
             self.accumulator.begin(batch, now)
         batch.room -= record_size(None, value)
-        batch.keys.append(None)
-        batch.values.append(value)
-        batch.timestamps.append(timestamp)
+        batch.add([None], [value], [timestamp], headers)
         return batch, len(batch.values) - 1
 
     def batch(self, *values: bytes, partition: int = 0, now: int = NOW, timestamp: int = STAMP) -> Batch:

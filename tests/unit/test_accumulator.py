@@ -262,9 +262,7 @@ def test_headers_stand_beside_their_records() -> None:
     """Records without headers before, between and behind keep theirs empty, and a refusal takes the right ones out."""
     buffer = Buffer()
     for i in range(5):
-        if i in {1, 3}:
-            buffer.partition.open.set_headers((("n", b"%d" % i),))
-        batch, _ = buffer.add(b"%d" % i)
+        batch, _ = buffer.add(b"%d" % i, headers=(("n", b"%d" % i),) if i in {1, 3} else None)
     buffer.accumulator.seal(batch)
     (frame,) = decode_frames(bytes(6) + batch.frame(0)[0])
     assert frame.headers == [None, (("n", b"1"),), None, (("n", b"3"),), None]

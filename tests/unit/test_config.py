@@ -59,7 +59,7 @@ def test_the_defaults_agree_with_each_other(kind: type[Any]) -> None:
 def test_values_out_of_their_limits_are_refused(kind: type[Any], options: dict[str, Any]) -> None:
     """The error names the option and the value; nothing is rounded or converted."""
     ((name, value),) = options.items()
-    with pytest.raises(ConfigurationError, match=f"^{name}={value!r}: "):
+    with pytest.raises(ConfigurationError, match=f"^{name}={value!r} must "):
         checked(kind, options)
 
 
@@ -68,7 +68,6 @@ def test_values_out_of_their_limits_are_refused(kind: type[Any], options: dict[s
     [
         ({"linger_ms": 50, "delivery_timeout_ms": 50}, "delivery_timeout_ms=50 must be more than linger_ms=50"),
         ({"max_request_size": 2 * MIB, "buffer_memory": MIB}, "must fit into buffer_memory=1048576"),
-        ({"acks": 0, "enable_idempotence": True}, "acks=0 cannot be idempotent"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options: dict[str, Any], words: str) -> None:

@@ -67,12 +67,14 @@ local function close_segment(p, keys, now)
   seal_tail(p, keys)
   -- The set's order is the order of the segments: closing times never go back, and equal ones sort by padded number.
   local newest = redis.call('ZRANGE', keys.segs, -1, -1, 'WITHSCORES')
-  now = math.max(now, tonumber(newest[2] or 0))
+  -- A segment that was idle before it is closed ends when its newest record does, not retention_ms from now.
+  local closed = p.deadline > 0 and math.min(now, p.deadline - p.retention_ms) or now
+  closed = math.max(closed, tonumber(newest[2] or 0))
   local member = string.format('%016d:%d:%d:%d', p.segment, p.segment_base, p.segment_bytes, p.max_timestamp)
-  redis.call('ZADD', keys.segs, int(now), member)
+  redis.call('ZADD', keys.segs, int(closed), member)
   if p.retention_ms >= 0 then
     for _, name in ipairs({ 'log', 'index', 'times' }) do
-      redis.call('PEXPIREAT', keys[name], int(now + p.retention_ms))
+      redis.call('PEXPIREAT', keys[name], int(closed + p.retention_ms))
     end
     redis.call('ZREMRANGEBYSCORE', keys.segs, 0, int(now - p.retention_ms))
   end

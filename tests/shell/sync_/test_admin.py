@@ -133,7 +133,7 @@ def test_the_longest_and_oddest_good_names_work(sync_args: dict[str, Any]) -> No
         (NewTopic("t", "4"), "num_partitions='4' must be"),  # type: ignore[arg-type]
         (NewTopic("t", config={"retention_sm": 1}), "no setting 'retention_sm': did you mean 'retention_ms'"),
         (NewTopic("t", config={"cleanup.policy": "compact"}), "no setting 'cleanup_policy'"),
-        (NewTopic("t", config={"segment_bytes": 5}), "segment_bytes=5: .*greater than or equal to 16384"),
+        (NewTopic("t", config={"segment_bytes": 5}), "segment_bytes=5 .*greater than or equal to 16384"),
         (NewTopic("t", config={"retention_ms": -2}), "retention_ms=-2"),
         (NewTopic("t", config={"retention_ms": "60000"}), "retention_ms='60000'.*integer"),
         (NewTopic("t", config={"partitioner": "random"}), "partitioner='random'"),

@@ -1,0 +1,167 @@
+"""A server that lost the end of its log: told, with numbers, and gone on from where the logs parted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import redis
+
+from streamlayer import TopicPartition
+from streamlayer.aio import Consumer, Producer
+from streamlayer.embedded import Server
+from streamlayer.errors import LogTruncationError, ServerUnavailableError
+from tests.beside import aio_beside
+from tests.shell.async_.reading import read, stored_values
+
+TP = TopicPartition("t", 0)
+
+
+@contextmanager
+def power_failure(server: Server) -> Iterator[None]:
+    """What is written within the block is lost: the server is killed, and starts with the files it had before."""
+    assert server._folder is not None
+    files = Path(server._folder, "appendonlydir")
+    kept = files.with_name("kept")
+    with redis.Redis.from_url(server.url) as client:
+        client.config_set("appendfsync", "always")
+        client.set("flushed", "1")
+    shutil.copytree(files, kept)
+    yield
+    server.kill()
+    shutil.rmtree(files)
+    kept.rename(files)
+    server.start()
+
+
+async def send(server: Server, *values: bytes) -> None:
+    """Append to one partition."""
+    async with Producer(url=server.url) as producer:
+        await producer.send_many("t", values, partition=0)
+
+
+@pytest.mark.parametrize("since", [0, 4], ids=["shorter", "longer"])
+async def test_a_reader_ahead_of_the_log_goes_back_to_where_they_part(
+    own_server: Server, caplog: pytest.LogCaptureFixture, since: int
+) -> None:
+    """One warning with both numbers; then every record of the new history, also if it has grown past the position."""
+    await send(own_server, b"0", b"1", b"2")
+    async with Consumer("t", url=own_server.url) as consumer:
+        with power_failure(own_server):
+            await send(own_server, b"lost3", b"lost4")
+            assert len(await read(consumer, 5)) == 5
+        if since:
+            await send(own_server, *[b"new%d" % i for i in range(since)])
+        for _ in range(5):
+            records = [r for part in (await consumer.poll(100)).values() for r in part]
+            if records:
+                break
+        assert [r.value for r in records] == [b"new%d" % i for i in range(since)]
+        assert await consumer.position(TP) == 3 + since
+        await send(own_server, b"last")
+        assert [r.value for r in await read(consumer, 1)] == [b"last"]
+    told = [r.getMessage() for r in caplog.records if "lost the log's end" in r.getMessage()]
+    assert len(told) == 1
+    assert "t[0]" in told[0]
+    assert "going on at 3, 2 records that were read are gone" in told[0]
+
+
+async def test_none_raises_with_the_numbers(own_server: Server) -> None:
+    """LogTruncationError says where the logs part and how many records are gone, until a seek."""
+    await send(own_server, b"0", b"1", b"2")
+    async with Consumer("t", url=own_server.url, auto_offset_reset="none") as consumer:
+        with power_failure(own_server):
+            await send(own_server, b"lost3", b"lost4")
+            assert len(await read(consumer, 5)) == 5
+        await send(own_server, b"new3")
+        for _ in range(2):
+            with pytest.raises(LogTruncationError, match=r"t\[0\]: the server lost records from offset 3") as raised:
+                for _ in range(5):
+                    await consumer.poll(500)
+        assert (raised.value.diverged_at, raised.value.lost) == (3, 2)
+        consumer.seek(TP, 3)
+        assert [r.value for r in await read(consumer, 1)] == [b"new3"]
+
+
+async def test_a_restart_that_lost_nothing_is_not_noticed(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Producer and consumer go on; nothing twice, nothing missing, no talk of loss."""
+    own = redis.Redis.from_url(own_server.url)
+    own.config_set("appendfsync", "always")
+    async with Producer(url=own_server.url) as producer, Consumer("t", url=own_server.url) as consumer:
+        await producer.send_and_wait("t", b"0", partition=0)
+        assert len(await read(consumer, 1)) == 1
+        for i in (1, 2):
+            own_server.kill()
+            future = await producer.send("t", b"%d" % i, partition=0)
+            own_server.start()
+            await producer.flush()
+            assert future.result().offset == i
+            assert [r.value for r in await read(consumer, 1)] == [b"%d" % i]
+    assert not [r for r in caplog.records if "lost" in r.getMessage() and "connection" not in r.getMessage()]
+
+
+async def test_a_producer_goes_on_behind_what_the_server_has(own_server: Server) -> None:
+    """Its acknowledged records are gone; what it sends next is stored once, in order."""
+    async with Producer(url=own_server.url) as producer:
+        for i in range(3):
+            await producer.send_and_wait("t", b"%d" % i, partition=0)
+        with power_failure(own_server):
+            for _ in range(3):
+                await producer.send_and_wait("t", b"lost", partition=0)
+        for i in range(3, 6):
+            assert (await producer.send_and_wait("t", b"%d" % i, partition=0)).offset == i
+    assert await stored_values({"url": own_server.url}, "t") == [b"%d" % i for i in range(6)]
+
+
+async def test_reading_to_an_end_that_was_lost(own_server: Server) -> None:
+    """read_to_end does not wait for records that no longer exist."""
+    await send(own_server, b"0", b"1", b"2")
+    async with Consumer("t", url=own_server.url, max_poll_records=1) as consumer:
+        reading = consumer.read_to_end()
+        with power_failure(own_server):
+            await send(own_server, *[b"lost"] * 5)
+            first = await anext(reading)
+        consumer.seek(TP, 1)
+
+        async def rest() -> list[bytes]:
+            return [record.value async for record in reading]
+
+        assert (first.value, await aio_beside(rest).result(timeout=5)) == (b"0", [b"1", b"2"])
+
+
+async def test_a_server_that_is_away(own_server: Server) -> None:
+    """A poll in between takes about its time and is empty; asking says so; everything goes on when it is back."""
+    await send(own_server, b"0")
+    async with Consumer("t", url=own_server.url) as consumer:
+        assert len(await read(consumer, 1)) == 1
+        own_server.kill()
+        assert await consumer.poll(200) == {}
+        assert not consumer.health().ok
+        assert consumer.health().state == "retrying"
+        own_server.start()
+        await send(own_server, b"1")
+        assert [r.value for r in await read(consumer, 1)] == [b"1"]
+        assert consumer.health().ok
+
+
+async def test_a_poll_keeps_to_its_time_while_the_server_is_away(own_server: Server) -> None:
+    """Also where topics have to be looked up: a pattern, a topic that is waited for. And wakeup is heard."""
+    await send(own_server, b"0")
+    async with Consumer(url=own_server.url) as consumer:
+        consumer.subscribe(pattern=".*")
+        assert len(await read(consumer, 1)) == 1
+        own_server.kill()
+        polling = aio_beside(lambda: consumer.poll(1500))
+        assert await polling.result(timeout=4) == {}
+        consumer.wakeup()
+        assert await consumer.poll(20_000) == {}
+        with pytest.raises(ServerUnavailableError):
+            await consumer.seek_to_end()
+        own_server.start()
+        await send(own_server, b"1")
+        assert [r.value for r in await read(consumer, 1)] == [b"1"]
