@@ -22,8 +22,9 @@ from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
 from streamlayer._core.checks import check_partition
 from streamlayer._core.codec import RECORD_OVERHEAD, SHORT, Headers, header_size
 from streamlayer._core.columns import Run, check_timestamp, record_size, runs, to_bytes, to_headers, too_large
+from streamlayer._core.columns import longest as longest_of
 from streamlayer._core.entries import TopicEntry
-from streamlayer._core.futures import Slice, ranges_of
+from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._types import AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
@@ -398,10 +399,10 @@ class Producer(Generic[K, V]):
         future = await self._send(queue, value, key, partition, timestamp_ms, headers, wake=False)
         batch = future.batch
         await self._sender.deliver(batch)
-        if not await batch.done.wait(timeout_ms):
+        if not batch.done.is_set() and not await batch.done.wait(timeout_ms):
             msg = f"{topic}: no answer within timeout_ms={timeout_ms}; the record is still on its way"
             raise RequestTimedOutError(msg)
-        return future.result()
+        return metadata_of(batch, future.index)
 
     async def send_many(
         self,
@@ -438,15 +439,18 @@ class Producer(Generic[K, V]):
         extra = header_size(pairs) if pairs else 0
         if not stored:
             return []
-        if size := too_large(stored_keys, stored, self._options.max_request_size - extra - RECORD_OVERHEAD):
-            self._check_size(topic, size + extra + RECORD_OVERHEAD)
+        longest = longest_of(stored_keys, stored)
+        overhead = longest.overhead + extra
+        limit = self._options.max_request_size - overhead
+        if sum(longest) > limit and (size := too_large(stored_keys, stored, limit)):
+            self._check_size(topic, size + overhead)
         now = int(time() * 1000)
         slices: list[Slice] = []
         for start in range(0, len(stored), _MANY):
             part = slice(start, start + _MANY)
             part_keys = None if stored_keys is None else stored_keys[part]
             part_times = now if times is None else times[part]
-            for run in runs(stored[part], part_keys, part_times, partition, queue.count, queue.hash, extra):
+            for run in runs(stored[part], part_keys, part_times, partition, queue.count, queue.hash, overhead):
                 slices += await self._append_run(queue, run, pairs)
             await self._sender.hand_over()
         for batch, _, _ in slices:

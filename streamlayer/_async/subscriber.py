@@ -60,7 +60,7 @@ class Subscriber:
     def _wake(self, channel: str) -> None:
         if channel not in self.woken:
             self.woken.add(channel)
-            self.inbox.put(True)
+            self.inbox.put_here(True)
 
     async def _run(self) -> None:
         attempt = 0

@@ -1,9 +1,10 @@
 """Frames: how a batch of records is written, and read back with every byte checked.
 
-A frame is: append time (6 bytes, put there by the append script), length of the rest after this field (4), CRC-32 of
-all that follows it (4), version (1), attributes (1), record count (4), base timestamp (6), body. Integers are
-big-endian and unsigned. The body is MessagePack by column, ``[timestamp deltas, keys, values, headers]``; a column
-that would hold only zeros or nulls is nil. The base offset is not in it: the server gives it.
+A frame is: append time (6 bytes, put there by the append script; it stays zero in a large frame whose records carry
+their own time), length of the rest after this field (4), CRC-32 of all that follows it (4), version (1), attributes
+(1), record count (4), base timestamp (6), body. Integers are big-endian and unsigned. The body is MessagePack by
+column, ``[timestamp deltas, keys, values, headers]``; a column that would hold only zeros or nulls is nil. The base
+offset is not in it: the server gives it.
 
 No clock, no lock, no socket: bytes in, columns out.
 """
@@ -22,6 +23,7 @@ Columns: TypeAlias = tuple[list[int] | None, list[bytes | None] | None, list[byt
 
 FRAME_VERSION: Final = 1
 APPEND_TIME_BYTES: Final = 6
+_PLACE_OF_TIME = bytes(APPEND_TIME_BYTES)
 _LENGTH_AND_CRC = struct.Struct(">II")
 _HEADER = struct.Struct(">BBIHI")  # version, attributes, count, base timestamp (high 16 bits, low 32)
 _STORED = struct.Struct(">HIIIBBIHI")  # the same with append time, length and CRC before it
@@ -85,7 +87,7 @@ def encode_frame(
     compression: int = 0,
     append_time: bool = False,
 ) -> tuple[bytes, int]:
-    """Write a batch as a frame without its append time.
+    """Write a batch as a frame, its append time still zero.
 
     :param timestamps: each record's time, ms since the epoch.
     :param headers: each record's headers; ``None`` if none has any.
@@ -100,14 +102,14 @@ def encode_frame(
     deltas = None
     if not append_time and timestamps.count(base) != len(timestamps):
         deltas = [timestamp - base for timestamp in timestamps]
-    keyed = keys.count(None) != len(keys)
+    keyed = keys[0] is not None or keys.count(None) != len(keys)
     body = _encode((deltas, keys if keyed else None, values, headers))
     if compression:
         body = zlib.compress(body, 6, zlib.MAX_WBITS | 16)
     attributes = compression | (APPEND_TIME_BIT if append_time else 0)
     rest = _HEADER.pack(FRAME_VERSION, attributes, len(values), base >> 32, base & 0xFFFFFFFF) + body
     crc = zlib.crc32(rest)
-    return _LENGTH_AND_CRC.pack(len(rest) + 4, crc) + rest, crc
+    return b"".join((_PLACE_OF_TIME, _LENGTH_AND_CRC.pack(len(rest) + 4, crc), rest)), crc
 
 
 def _body(attributes: int, body: bytes | memoryview) -> bytes | memoryview:

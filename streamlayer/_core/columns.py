@@ -137,10 +137,25 @@ def _run(
     return Run(partition, keys, values, timestamps, key_hash, ends, overhead)
 
 
+class Longest(NamedTuple):
+    """The lengths of the longest key and the longest value of many records."""
+
+    key: int
+    value: int
+
+    @property
+    def overhead(self) -> int:
+        """Bytes each record takes at most besides key and value."""
+        return RECORD_OVERHEAD if max(self) <= SHORT else LONG_RECORD_OVERHEAD
+
+
+def longest(keys: Sequence[bytes | None] | None, values: Sequence[bytes | None]) -> Longest:
+    """Scan columns for their longest entries."""
+    return Longest(_longest(keys or ()), _longest(values))
+
+
 def too_large(keys: Sequence[bytes | None] | None, values: Sequence[bytes | None], limit: int) -> int:
-    """The bytes of the first record that is larger than ``limit``; 0 if none is."""
-    if _longest(values) + _longest(keys or ()) <= limit:
-        return 0
+    """The bytes of the first record whose key and value are larger than ``limit``; 0 if none is."""
     sizes = (len(key or b"") + len(value or b"") for key, value in zip_longest(keys or (), values))
     return next((size for size in sizes if size > limit), 0)
 
@@ -152,26 +167,25 @@ def runs(
     partition: int | None,
     partitions: int,
     hash_of: Callable[[bytes], int],
-    extra: int,
+    overhead: int,
 ) -> list[Run]:
     """Part records by partition, order kept in each.
 
     :param timestamps: each record's time, or one for all.
     :param partition: the one partition to use, ``None`` to go by key.
     :param partitions: how many there are.
-    :param extra: bytes each record takes besides key and value.
+    :param overhead: bytes each record takes besides key and value.
     """
-    short = max(_longest(values), _longest(keys or ())) <= SHORT
-    overhead = extra + (RECORD_OVERHEAD if short else LONG_RECORD_OVERHEAD)
     if keys is None or partition is not None:
         times = [timestamps] * len(values) if isinstance(timestamps, int) else timestamps
         return [_run(partition, keys or [], values, times, None, overhead)]
-    if None in keys:
-        hashes: list[int | None] = [None if key is None else hash_of(key) for key in keys]
-        places = [partitions if key_hash is None else key_hash % partitions for key_hash in hashes]
-    else:
+    hashes: list[int | None]
+    try:
         hashes = list(map(hash_of, cast("list[bytes]", keys)))
         places = [key_hash % partitions for key_hash in cast("list[int]", hashes)]
+    except TypeError:  # a null among them
+        hashes = [None if key is None else hash_of(key) for key in keys]
+        places = [partitions if key_hash is None else key_hash % partitions for key_hash in hashes]
     part_keys: list[list[bytes | None]] = [[] for _ in range(partitions + 1)]
     part_values: list[list[bytes | None]] = [[] for _ in range(partitions + 1)]
     add_key = [column.append for column in part_keys]

@@ -9,6 +9,7 @@ No clock, no lock, no socket: replies in, records out.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat
@@ -26,14 +27,15 @@ PAIRS_KEPT: Final = 4
 Deserializer = Callable[[bytes], Any]
 
 
-def pairs_crossed(epochs: str, position: int) -> str:
-    """The last four ``number:token`` of a log's epochs that begin at or before a position."""
+def pairs_crossed(epochs: str, position: int) -> tuple[str, float]:
+    """The last four ``number:token`` of a log's epochs that begin at or before a position; where the next begins."""
     pairs: list[str] = []
     for epoch in epochs.split(","):
         pair, _, start = epoch.rpartition(":")
-        if int(start) <= position:
-            pairs.append(pair)
-    return ",".join(pairs[-PAIRS_KEPT:])
+        if int(start) > position:
+            return ",".join(pairs[-PAIRS_KEPT:]), int(start)
+        pairs.append(pair)
+    return ",".join(pairs[-PAIRS_KEPT:]), math.inf
 
 
 class PartitionPosition:
@@ -61,6 +63,7 @@ class PartitionPosition:
         self._fetch_position = position
         self._pairs = ""
         self._epochs: str = ""
+        self._next_epoch: float = 0
         self._tail = (-1, 0)
         self._fields: deque[Field] = deque()
         self._frames: Iterator[Frame] | None = None
@@ -106,9 +109,9 @@ class PartitionPosition:
         self._fetch_position = position
         self.buffered += size
         self.waiting = position == reply.next
-        if reply.epochs != self._epochs or self._pairs == "":
+        if reply.epochs != self._epochs or position >= self._next_epoch:
             self._epochs = reply.epochs
-            self._pairs = pairs_crossed(reply.epochs, position)
+            self._pairs, self._next_epoch = pairs_crossed(reply.epochs, position)
         return size
 
     def _remember_tail(self, reply: Fetched) -> None:

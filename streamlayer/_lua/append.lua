@@ -56,7 +56,7 @@ end
 if segment ~= p.segment then return refuse('SEGMENT', int(p.segment)) end
 
 -- Most appends only make the tail longer; what else they touch is checked when they do.
-local size = #frame + 6
+local size = #frame
 local limit = tonumber(m[15])
 local old = aged(p, now)
 local short = p.segment_at ~= 0 and p.tail_len + size <= TAIL_LIMIT and p.segment_bytes + size < limit and not old
@@ -97,7 +97,10 @@ if old then
 end
 
 -- From here on nothing is refused.
-local stamped = six_bytes(now) .. frame
+-- A server hashes each Lua string whole: a second one of a large frame would cost as much as all the rest. So a large
+-- frame's append time stays zero, unless it is the time of its records.
+local stamped = frame
+if size <= TAIL_LIMIT or m[17] == '1' then stamped = six_bytes(now) .. string.sub(frame, 7) end
 local base = p.next
 if p.segment_at == 0 then open_segment(p, keys, now) end
 if p.tail_len + size > TAIL_LIMIT then seal_tail(p, keys) end

@@ -91,6 +91,7 @@ class Link:
         self.settings = settings
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
+        self._out_of_step = False
 
     @property
     def connected(self) -> bool:
@@ -159,6 +160,8 @@ class Link:
         :raises ServerUnavailableError: there is no connection; nothing was sent.
         """
         outcomes = self._once(calls)
+        if not _not_run(outcomes):
+            return outcomes
         for _ in range(SCRIPTS_LOADED_AGAIN):
             again = _not_run(outcomes)
             if not again or self._connection is None:
@@ -188,10 +191,8 @@ class Link:
             failure = error
         except (redis.RedisError, OSError) as error:
             failure = error
-        outcomes: list[Outcome] = []
-        for call, tag, reply in zip(calls, tags, replies, strict=False):
-            outcomes.append(self._outcome(call, tag, reply))
-        if any(isinstance(outcome, Unanswered) for outcome in outcomes):
+        outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
+        if self._out_of_step:
             self.close()
         if failure is not None:
             unknown = Unanswered(lost(failure, self.settings.place))
@@ -206,12 +207,14 @@ class Link:
             return call.parse(reply)
         if not isinstance(reply, list) or reply[0] != tag:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
+            self._out_of_step = True
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))
         return call.parse(reply[1:])
 
     def close(self) -> None:
         """Drop the connection; the next call opens a new one."""
         connection, self._connection = self._connection, None
+        self._out_of_step = False
         if connection is not None:
             try:
                 connection.disconnect()

@@ -121,6 +121,10 @@ class Inbox(Generic[T]):
         """Leave a message. Safe in a signal handler."""
         self._queue.put(message)
 
+    def put_here(self, message: T) -> None:
+        """The same: a thread has no loop of its own."""
+        self._queue.put(message)
+
     def get(self, timeout_ms: float) -> T | None:
         """The next message; ``None`` after ``timeout_ms`` without one."""
         try:

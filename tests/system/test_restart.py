@@ -6,6 +6,7 @@ alone takes nothing. (With `everysec` the server may answer up to 2 s ahead of t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import os
@@ -14,11 +15,12 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import redis
 
-from streamlayer import Admin, Consumer, Producer
+from streamlayer import Admin, Consumer, Producer, TopicPartition, aio
 from streamlayer.embedded import Server
 from tests import servers
 from tests.system.load import TOPIC, Colour, Load
@@ -92,13 +94,37 @@ def test_position_outlives_restarts(server: Server) -> None:
     assert seen == [b"%d" % i for i in range(101)]
 
 
+def test_a_slow_reader_crosses_restarts(colour: Colour, server: Server) -> None:
+    """Records from before and after restarts, fetched one by one: a whole log is never taken for one that was cut."""
+    with Producer(url=server.url, num_partitions=1) as producer:
+        for life in range(3):
+            for number in range(3):
+                producer.send_and_wait(TOPIC, b"%d-%d-" % (life, number) + b"x" * 5000)
+            server.kill()
+            server.start()
+    options: dict[str, Any] = {"url": server.url, "max_partition_fetch_bytes": 1000, "auto_offset_reset": "none"}
+    if colour == "sync":
+        with Consumer(TOPIC, **options) as consumer:
+            consumer.seek(TopicPartition(TOPIC, 0), 0)
+            seen = [record.value[:3] for record in consumer.read_to_end()]
+    else:
+
+        async def read() -> list[bytes]:
+            async with aio.Consumer(TOPIC, **options) as consumer:
+                consumer.seek(TopicPartition(TOPIC, 0), 0)
+                return [record.value[:3] async for record in consumer.read_to_end()]
+
+        seen = asyncio.run(read())
+    assert seen == [b"%d-%d" % (life, number) for life in range(3) for number in range(3)]
+
+
 def test_away_for_longer_than_delivery_timeout(colour: Colour, server: Server) -> None:
     """A server that stays away makes sends fail, in time, saying truly what is unknown; back again, all goes on."""
     with Load(colour, server.url, writers=2, delivery_timeout_ms=600) as load:
         load.wait_acked(200)
         server.kill()
         began = time.monotonic()
-        sync_wait_until(lambda: len(load.errors) >= 6, "sends fail")
+        sync_wait_until(lambda: "it was not written" in "".join(map(str, load.errors[1:])), "sends fail")
         took = time.monotonic() - began
         server.start()
         make_exact(server)
@@ -106,7 +132,6 @@ def test_away_for_longer_than_delivery_timeout(colour: Colour, server: Server) -
         load.wait_read(200)
     texts = [str(error) for error in load.errors]
     assert all(re.search("may be in the log|it was not written", text) for text in texts), texts
-    assert any("it was not written" in text for text in texts)
     assert load.verdict(server.url, floors={"acked": 300, "read": 300}) == []
     assert took < 10
 

@@ -42,7 +42,7 @@ def encode(batch: list[Record], compression: int = 0, *, append_time: bool = Fal
     frame, _ = encode_frame(
         times, keys, values, pairs if any(pairs) else None, compression=compression, append_time=append_time
     )
-    return at.to_bytes(APPEND_TIME_BYTES, "big") + frame
+    return at.to_bytes(APPEND_TIME_BYTES, "big") + frame[APPEND_TIME_BYTES:]
 
 
 def decode(stored: bytes) -> list[Frame]:
@@ -88,8 +88,8 @@ def test_append_time_is_the_servers(batch: list[Record], at: int) -> None:
 def test_the_checksum_is_that_of_all_behind_it() -> None:
     """The CRC that the producer sends beside the frame is the one in it, over everything that follows."""
     frame, crc = encode_frame([1], [b"k"], [b"v"])
-    assert struct.unpack(">II", frame[:8]) == (len(frame) - 4, crc)
-    assert crc == zlib.crc32(frame[8:])
+    assert struct.unpack(">II", frame[6:14]) == (len(frame) - 10, crc)
+    assert crc == zlib.crc32(frame[14:])
 
 
 @pytest.mark.parametrize("compression", COMPRESSION.values())

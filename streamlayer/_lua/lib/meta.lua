@@ -5,7 +5,7 @@ local LAYOUT_VERSION = 1
 local function read_meta(key, id, ...)
   local found = redis.pcall('HMGET', key, 'min_v', 'id', 'damaged', 'state', ...)
   if found.err then
-    if string.find(found.err, 'WRONGTYPE', 1, true) then return nil, refuse('FOREIGN', key) end
+    if string.find(tostring(found.err), 'WRONGTYPE', 1, true) then return nil, refuse('FOREIGN', key) end
     return nil, found
   end
   if not found[2] then return nil, refuse('UNKNOWN_TOPIC', key) end

@@ -1,6 +1,5 @@
 -- What a partition remembers of one producer: "epoch,next,used;sequence,count,crc,base,time;…": the sequence it must
--- send next, when it was last used (ms), and its last 5 batches, the newest last.
-local BATCHES_KEPT = 5
+-- send next, when it was last used (ms), and its last 5 batches, the newest first.
 
 -- 'append', or 'duplicate' with the stored base offset and time, or an error word with its detail.
 local function judge_sequence(entry, epoch, sequence, count, crc)
@@ -31,14 +30,16 @@ local function touch_producer(entry, now)
   return (string.gsub(entry, '^(%d+,%d+,)%d+', '%1' .. int(now)))
 end
 
+-- One pattern takes the last four batches: with the new one they are five.
+local LAST_FOUR = '^;[^;]*;[^;]*;[^;]*;[^;]*'
+
 local function remember_batch(entry, epoch, sequence, count, crc, base, now)
-  local batches = ''
+  local kept = ''
   if entry and tonumber(string.match(entry, '^%d+')) == epoch then
-    batches = string.match(entry, ';.*$') or ''
-    local _, kept = string.gsub(batches, ';', '')
-    if kept >= BATCHES_KEPT then batches = string.match(batches, '^;[^;]*(.*)$') end
+    local batches = string.sub(entry, string.find(entry, ';', 1, true) or #entry + 1)
+    kept = string.match(batches, LAST_FOUR) or batches
   end
-  return string.format('%d,%d,%d%s;%d,%d,%s,%d,%d', epoch, sequence + count, now, batches, sequence, count, crc, base, now)
+  return string.format('%d,%d,%d;%d,%d,%s,%d,%d%s', epoch, sequence + count, now, sequence, count, crc, base, now, kept)
 end
 
 -- Called when an unknown producer comes: look at a few others and forget those idle for a day.

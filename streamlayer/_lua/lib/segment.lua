@@ -22,10 +22,9 @@ local function aged(p, now)
   return p.segment_at + math.min(p.retention_ms / 8, SEGMENT_AGE_LIMIT_MS) <= now
 end
 
--- Numbers go to the server with 17 digits: exact up to 2^53.
 local function save_tail(meta, p)
-  redis.call('HSET', meta, 'next', p.next, 'segment_bytes', p.segment_bytes, 'tail_len', p.tail_len,
-    'max_timestamp', p.max_timestamp, 'deadline', p.deadline)
+  redis.call('HSET', meta, 'next', int(p.next), 'segment_bytes', int(p.segment_bytes), 'tail_len', int(p.tail_len),
+    'max_timestamp', int(p.max_timestamp), 'deadline', int(p.deadline))
 end
 
 local function save_all(meta, p)
