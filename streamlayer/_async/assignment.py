@@ -109,22 +109,25 @@ class Assignment:
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
-    async def keep_up(self, now: int) -> None:
-        """Look the topics up if something may have changed."""
+    async def keep_up(self, now: int) -> bool:
+        """Look the topics up if something may have changed; tell whether they were."""
         looking = bool(self._late or self._pattern) and now - self._looked_at >= LOOK_AGAIN_MS
         if self.wanted and (self._dirty or looking):
-            await self.refresh()
+            await self.refresh(0)
+            return True
+        return False
 
-    async def refresh(self) -> None:
+    async def refresh(self, timeout_ms: int = 10_000) -> None:
         """Look the topics up, and begin to read what is new.
 
+        :param timeout_ms: how long to try while the server is away; 0: once.
         :raises UnknownTopicOrPartitionError: a topic has not the partition that was assigned.
         """
         self._looked_at = waiting.monotonic_ms()
-        entries = await self._client.topics()
+        entries = await self._client.topics(timeout_ms)
         for name, entry in entries.items():
             if entry.state != READY and (name in self.topics or any(tp.topic == name for tp in self._by_hand)):
-                finished = await open_topic(self._client, name, LOOK_AGAIN_MS)
+                finished = await open_topic(self._client, name, timeout_ms)
                 if finished is not None:
                     entries[name] = finished
         ready = {name: entry for name, entry in entries.items() if entry.state == READY}
@@ -141,20 +144,20 @@ class Assignment:
         for tp, position in self.positions.items():
             if tp.topic not in ready or ready[tp.topic].id != position.topic_id:
                 position.waiting = False  # its topic is gone: the next fetch will say how
-        await self._begin([tp for tp in wanted if tp not in self.positions and tp.topic in ready], ready)
+        await self._begin([tp for tp in wanted if tp not in self.positions and tp.topic in ready], ready, timeout_ms)
         self._note_missing({tp.topic for tp in self._by_hand} or self.topics, ready)
         self._seen_once = True
         self._dirty = False
 
-    async def _begin(self, tps: list[TopicPartition], ready: Mapping[str, TopicEntry]) -> None:
+    async def _begin(self, tps: list[TopicPartition], ready: Mapping[str, TopicEntry], timeout_ms: int) -> None:
         """Begin to read partitions: at the seek made before, where the subscription began, or at a late one's start."""
         new = [self._position(tp, ready[tp.topic]) for tp in tps]
         known = {tp.topic for tp in self.positions}
         first = [p for p in new if p.tp.topic not in self._late and p.tp.topic not in known]
         policy = LATEST if self._reset == "latest" else EARLIEST
-        starts = dict(zip((p.tp for p in first), await self._offsets.find(first, policy), strict=True))
+        starts = dict(zip((p.tp for p in first), await self._offsets.find(first, policy, timeout_ms), strict=True))
         others = [p for p in new if p.tp not in starts]
-        starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST), strict=True)
+        starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST, timeout_ms), strict=True)
         for position in new:
             position.seek(self._seeks.pop(position.tp, starts[position.tp]))
             position.paused = position.tp in self._pauses

@@ -86,9 +86,11 @@ class Fetcher:
         if now < self.retry_at:
             return
         try:
-            await self._assignment.keep_up(now)
+            looked = await self._assignment.keep_up(now)
             if self.due(now):
                 await self._fetch(now)
+            elif looked and not self._assignment.positions:
+                self._out_of_trouble()  # no fetch will say so
         except StreamlayerError as error:
             if not error.retriable or not self._client.reached:
                 raise
@@ -101,6 +103,12 @@ class Fetcher:
         self.retry_at = waiting.monotonic_ms() + int(backoff_ms(self._attempt, random.random()))
         self._attempt += 1
 
+    def _out_of_trouble(self) -> None:
+        if self._trouble is not None:
+            logger.info("reading goes on")
+            self._trouble = None
+            self._attempt = self.retry_at = 0
+
     async def _fetch(self, now: int) -> None:
         self._fetched_at = now
         asked = list(itertools.islice(filter(self._wants, self.in_turn()), PARTITIONS_AT_ONCE))
@@ -110,10 +118,8 @@ class Fetcher:
         troubled = False
         for position, outcome in zip(asked, outcomes, strict=True):
             troubled |= await self._take_in(position, outcome)
-        if not troubled and self._trouble is not None:
-            logger.info("reading goes on")
-            self._trouble = None
-            self._attempt = self.retry_at = 0
+        if not troubled:
+            self._out_of_trouble()
 
     async def _take_in(self, position: PartitionPosition, outcome: Outcome) -> bool:
         """Take one answer in; tell whether it was trouble with the server."""

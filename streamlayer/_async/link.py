@@ -110,14 +110,13 @@ class Link:
         place = self.settings.place
         try:
             await waiting.connect(connection)
-        except redis.AuthenticationError as error:
+        except (redis.RedisError, OSError) as raised:
             await self.close()
-            raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
-        except redis.ResponseError as error:
-            await self.close()
-            raise _as_error(error_from_reply(error_text(error))) from error
-        except (redis.RedisError, OSError) as error:
-            await self.close()
+            error = _unwrapped(raised)
+            if isinstance(error, redis.AuthenticationError):
+                raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
+            if isinstance(error, redis.ResponseError):
+                raise _as_error(error_from_reply(error_text(error))) from error
             why = str(error).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
@@ -202,7 +201,7 @@ class Link:
 
     def _outcome(self, call: Call[Any], tag: bytes, reply: Any) -> Outcome:
         if isinstance(reply, Exception):
-            return error_from_reply(error_text(reply), *_place_of(call))
+            return error_from_reply(error_text(reply), *_place_of(call), key=call.keys[0])
         if call.script is None:
             return call.parse(reply)
         if not isinstance(reply, list) or reply[0] != tag:
@@ -233,6 +232,12 @@ def _not_run(outcomes: Sequence[Outcome]) -> list[int]:
         return []
     first = words.index("NOSCRIPT")
     return [i for i, word in enumerate(words) if word == "NOSCRIPT" or (word == "GAP" and i > first)]
+
+
+def _unwrapped(error: Exception) -> Exception:
+    """What was wrong: redis-py's asyncio connections put whatever the login said into a ``ConnectionError``."""
+    cause = error.__cause__
+    return cause if type(error) is redis.ConnectionError and isinstance(cause, redis.RedisError) else error
 
 
 def _place_of(call: Call[Any]) -> tuple[str, int | None]:

@@ -30,7 +30,7 @@ class Offsets:
         asked = list(positions)
         return {position.tp: end for position, end in zip(asked, await self.find(asked, LATEST), strict=True)}
 
-    async def find(self, positions: Sequence[PartitionPosition], timestamp: int) -> list[int]:
+    async def find(self, positions: Sequence[PartitionPosition], timestamp: int, timeout_ms: int = 10_000) -> list[int]:
         """Offsets by Kafka's timestamps: -2 the first, -1 the next, else the first at or after it, or the next."""
         if timestamp >= 0:
             found = [await self.at_time(position, timestamp) for position in positions]
@@ -43,7 +43,8 @@ class Offsets:
             for position, outcome in zip(part, outcomes, strict=True):
                 listed: ListedOffsets = outcome
                 if isinstance(outcome, Unanswered) or getattr(outcome, "retriable", False):
-                    listed = await self._client.call(calls.list_offsets(position.keys, topic_id=position.topic_id))
+                    again = calls.list_offsets(position.keys, topic_id=position.topic_id)
+                    listed = await self._client.call(again, timeout_ms)
                 elif isinstance(outcome, Exception):
                     raise outcome
                 answers.append(listed.log_start if timestamp == EARLIEST else listed.next)

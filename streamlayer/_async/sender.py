@@ -106,18 +106,21 @@ class Sender:
 
     async def deliver(self, batch: Batch) -> None:
         """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left."""
-        with self._lock:
-            self._accumulator.seal(batch)
-            if self._busy or self._trouble is not None or not self._link.connected:
-                self._signal.set()
-                return
-            self._busy = True
-            batches = self._accumulator.drain(waiting.monotonic_ms())
+        mine = False
+        batches: list[Batch] = []
         try:
-            await self._round(batches)
+            with self._lock:
+                self._accumulator.seal(batch)
+                if not self._busy and self._trouble is None and self._link.connected:
+                    mine = True  # before what it stands for: an interrupt in between must not leave the sender busy
+                    self._busy = True
+                    batches = self._accumulator.drain(waiting.monotonic_ms())
+            if mine:
+                await self._round(batches)
         finally:
-            self._busy = False
-            if self.reason or self._closing or not self._accumulator.empty:
+            if mine:
+                self._busy = False
+            if not mine or self.reason or self._closing or not self._accumulator.empty:
                 self._signal.set()
 
     async def hand_over(self) -> None:
@@ -208,7 +211,7 @@ class Sender:
             taken.set()
         resent = sum(batch.frozen for batch in batches)
         if self._acks == 0:
-            self._forget(batches)
+            self._release(batches)
         try:
             outcomes = await self._link.execute(requests)
         except StreamlayerError as error:
@@ -220,11 +223,12 @@ class Sender:
                 for batch in batches:
                     batch.frozen = True
             raise
-        if self._acks == 0:
-            return
         now = waiting.monotonic_ms()
         with self._lock:
             settled = settle(self._accumulator, batches, outcomes, now)
+            if self._acks == 0:
+                for batch in settled.done:
+                    batch.base_offset = -1
             late = give_up_late(self._accumulator, settled.trouble, now) if settled.trouble or settled.again else []
         self.batches_resent += resent
         for batch in settled.done:
@@ -266,19 +270,15 @@ class Sender:
             frame=frame,
         )
 
-    def _forget(self, batches: list[Batch]) -> None:
-        """acks=0: whatever the server says, nobody waits for it."""
-        now = waiting.monotonic_ms()
-        with self._lock:
-            for batch in batches:
-                self._accumulator.succeed(batch, -1, -1, now)
-        self._tell(batches)
+    def _release(self, batches: list[Batch]) -> None:
+        """acks=0: whatever the server says, nobody waits for it. What it certainly refused goes again all the same."""
+        for batch in batches:
+            batch.done.set()
+            if batch.callbacks:
+                run_callbacks(batch)
 
     def _not_sent(self, batches: list[Batch], error: StreamlayerError) -> None:
         """There is no connection: nothing happened to them."""
-        if self._acks == 0:
-            self._report(error)
-            return
         with self._lock:
             if error.retriable:
                 done = give_up_late(self._accumulator, error, waiting.monotonic_ms())
@@ -302,6 +302,11 @@ class Sender:
         """Let those go on who wait for batches, or for room."""
         if not done:
             return
+        if self._acks == 0:
+            with self._lock:
+                lost = self._accumulator.take_failures()
+            if lost:
+                logger.warning("acks=0: %d batches or records were lost, the first because: %s", len(lost), lost[0])
         with self._lock:
             room, self._room = self._room, None
         for batch in done:

@@ -46,7 +46,7 @@ class Batch:
     :ivar base_offset: once done: the first record's offset; -1 if nobody knows.
     :ivar error: once done: why it is not in the log, or not known to be.
     :ivar refused: records that were taken out because the server refused them, by index.
-    :ivar seen: whether somebody was told of the error.
+    :ivar told: errors of this batch, or of records of it, that somebody was told of.
     """
 
     __slots__ = (
@@ -67,10 +67,10 @@ class Batch:
         "ranks",
         "refused",
         "room",
-        "seen",
         "sequence",
         "size",
         "timestamps",
+        "told",
         "values",
     )
 
@@ -95,7 +95,7 @@ class Batch:
         self.refused: dict[int, StreamlayerError] | None = None
         self.ranks: list[int] | None = None
         self.callbacks: list[Callable[[], object]] | None = None
-        self.seen = False
+        self.told: set[StreamlayerError] = set()
         self._frame: tuple[bytes, int] | None = None
 
     def frame(self, compression: int) -> tuple[bytes, int]:
@@ -367,7 +367,7 @@ class Accumulator:
     def take_failures(self) -> list[StreamlayerError]:
         """What failed since the last time and nobody was told of."""
         failed, self.failed = self.failed, []
-        return [error for batch, error in failed if not batch.seen]
+        return [error for batch, error in failed if error not in batch.told]
 
     @property
     def empty(self) -> bool:

@@ -29,11 +29,11 @@ def to_bytes(value: Any, serializer: Callable[[Any], bytes] | None, what: str) -
     if serializer is not None:
         serialized: Any = serializer(value)
         if isinstance(serialized, bytes):
-            return serialized
+            return _plain(serialized)
         msg = f"{what}_serializer returned {type(serialized).__name__}, not bytes"
         raise TypeError(msg)
     if isinstance(value, bytes):
-        return value
+        return _plain(value)
     if isinstance(value, bytearray):
         return bytes(value)
     hint = f"streamlayer.serializers.{'string' if isinstance(value, str) else 'json'}"
@@ -41,10 +41,16 @@ def to_bytes(value: Any, serializer: Callable[[Any], bytes] | None, what: str) -
     raise TypeError(msg)
 
 
+def _plain(value: bytes) -> bytes:
+    """Bytes of a class of one's own would not be encoded."""
+    return value if type(value) is bytes else bytes(value)
+
+
 def to_headers(headers: Any) -> Headers | None:
     """A record's headers, a mapping or pairs, as pairs.
 
     :raises TypeError: a name is not text, or a value not bytes.
+    :raises ValueError: a name has no UTF-8.
     """
     if not headers:
         return None
@@ -58,7 +64,11 @@ def to_headers(headers: Any) -> Headers | None:
         if not isinstance(name, str) or not isinstance(value, bytes):
             msg = f"headers are pairs of str and bytes, not ({type(name).__name__}, {type(value).__name__})"
             raise TypeError(msg)
-    return pairs
+    try:
+        return tuple((name.encode().decode(), _plain(value)) for name, value in pairs)
+    except UnicodeEncodeError as error:
+        msg = f"a header's name has no UTF-8: {error}"
+        raise ValueError(msg) from error
 
 
 def check_timestamp(timestamp: Any) -> int:

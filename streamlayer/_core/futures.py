@@ -16,10 +16,10 @@ logger = logging.getLogger("streamlayer")
 
 def error_of_record(batch: Batch, index: int) -> StreamlayerError | None:
     """Why a record is not, or may not be, in the log; ``None`` if it is."""
-    if batch.error is not None:
-        batch.seen = True
-        return batch.error
-    return batch.refused.get(index) if batch.refused is not None else None
+    error = batch.error or (batch.refused or {}).get(index)
+    if error is not None:
+        batch.told.add(error)
+    return error
 
 
 def metadata_of(batch: Batch, index: int) -> RecordMetadata:
@@ -59,10 +59,10 @@ def ranges_of(slices: list[Slice]) -> list[AppendedRange]:
     ranges: dict[int, list[AppendedRange]] = {}
     for batch, index, count in slices:
         if batch.error is not None:
-            batch.seen = True
-            errors.append(batch.error)
-            continue
-        refused = [error for i, error in (batch.refused or {}).items() if index <= i < index + count]
+            refused = [batch.error]
+        else:
+            refused = [error for i, error in (batch.refused or {}).items() if index <= i < index + count]
+        batch.told.update(refused)
         errors += refused
         if not refused:
             first = index if batch.ranks is None else batch.ranks[index]

@@ -104,10 +104,13 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
             return errors.BY_WORD[word](f"{place}: {word} {detail}")
 
 
-def error_from_reply(text: str, topic: str = "", partition: int | None = None) -> StreamlayerError | Refusal:
+def error_from_reply(
+    text: str, topic: str = "", partition: int | None = None, key: str = ""
+) -> StreamlayerError | Refusal:
     """Classify what the server answered.
 
     :param text: the whole error line, its first word included.
+    :param key: the first key that the call was about.
     :returns: a ``Refusal`` for the client, or the error to raise.
     """
     word, _, detail = text.partition(" ")
@@ -117,13 +120,15 @@ def error_from_reply(text: str, topic: str = "", partition: int | None = None) -
     if word in errors.BY_WORD:
         return error_of(word, detail, place)
     if word == "WRONGTYPE":
-        return error_of("FOREIGN", "", place)
+        return error_of("FOREIGN", key, place)
     if "max number of clients" in text:
         return errors.ServerUnavailableError(f"{place}: the server has no connection left (maxclients)")
     if "unknown command" in text.lower() and any(name in text.lower() for name in ("eval", "script")):
         return errors.ConfigurationError(
             "this server runs no Lua scripts. With fakeredis: pip install 'fakeredis[lua]'"
         )
+    if "ACL failure in script" in text or "The user executing the script can't" in text:  # Valkey's words, Redis's
+        return errors.AuthorizationError(f"{place}: the server's ACL does not allow it (the server said: {text})")
     if word in _SERVER_WORDS or word.lstrip("-") in _SERVER_WORDS:
         kind, meaning = _SERVER_WORDS[word.lstrip("-")]
         return kind(f"{place}: {meaning} (the server said: {text})")

@@ -61,7 +61,7 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
     refused: set[int] = set()
     unsure: set[int] = set()  # partitions with a frozen batch that this round did not decide
     for batch, outcome in zip(batches, outcomes, strict=True):
-        if batch.done.is_set() or batch.error is not None:
+        if not batch.values:
             continue  # given up together with one before it
         partition = batch.partition
         if isinstance(outcome, Appended):
@@ -176,8 +176,8 @@ def give_up_late(accumulator: Accumulator, trouble: StreamlayerError | None, now
     done: list[Batch] = []
     while late := accumulator.expired(now):
         for batch in late:
-            if batch.done.is_set() or batch.error is not None:
-                continue
+            if not batch.values:
+                continue  # given up together with one before it
             place = where(batch.partition.topic.name, batch.partition.number)
             took = f"{place}: not delivered within delivery_timeout_ms={accumulator.delivery_timeout_ms}"
             if batch.frozen:

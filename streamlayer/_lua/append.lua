@@ -124,6 +124,6 @@ if producer ~= '' then
 end
 if armed then
   redis.call('HDEL', meta, 'armed')
-  redis.call('PUBLISH', channel, int(partition))
+  redis.pcall('PUBLISH', channel, int(partition)) -- the batch is in the log, even if an ACL forbids the channel
 end
 return { tag, base, now, p.segment, epochs }

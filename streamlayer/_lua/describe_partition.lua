@@ -17,6 +17,7 @@ local p = {
   retention_ms = tonumber(m[6]), start = tonumber(m[7]),
 }
 local start, first = log_start(segs, p, server_ms())
+if not start then return refuse('FOREIGN', segs) end
 local bytes, segments = tonumber(m[4]), 1
 if start == p.next then bytes = 0 end
 for _, member in ipairs(redis.call('ZRANGE', segs, 1, -1)) do

@@ -18,6 +18,7 @@ local p = {
   deadline = tonumber(m[6]), retention_ms = tonumber(m[7]), start = tonumber(m[8]),
 }
 local start, first = log_start(segs, p, now)
+if not start then return refuse('FOREIGN', segs) end
 local reply = { tag, start, p.next }
 if timestamp < 0 or start == p.next then return reply end
 
@@ -36,7 +37,9 @@ if not holder then
 end
 if holder ~= segment then return refuse('SEGMENT', int(holder)) end
 
-if not holds(times, 'zset') then return refuse('FOREIGN', times) end
+for key, kind in pairs({ [log] = 'hash', [index] = 'zset', [times] = 'zset', [tail] = 'string' }) do
+  if not holds(key, kind) then return refuse('FOREIGN', key) end
+end
 local field = redis.call('ZRANGEBYSCORE', times, int(timestamp), '+inf', 'LIMIT', 0, 1)[1]
 if field then
   local last, bytes = redis.call('ZSCORE', index, field), redis.call('HGET', log, field)

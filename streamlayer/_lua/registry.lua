@@ -19,5 +19,5 @@ else
   redis.call('HSET', topics, topic, entry)
 end
 local version = redis.call('HINCRBY', topics, ':version', 1)
-redis.call('PUBLISH', channel, topic)
+redis.pcall('PUBLISH', channel, topic) -- the change is made, even if an ACL forbids the channel
 return { tag, 1, entry, version }

@@ -42,6 +42,7 @@ from streamlayer.errors import (
 _OPTIONS = (*ProducerOptions.model_fields, "key_serializer", "value_serializer")
 _MANY = 4096
 """Records of a ``send_many`` that are parted at once; sending begins after the first such part."""
+LOOK_AGAIN_MS = 50
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
 
 
@@ -196,7 +197,11 @@ class Producer(Generic[K, V]):
             self._sender.wake()
         for batch in pending:
             left = None if deadline is None else deadline - waiting.monotonic_ms()
-            if not batch.done.wait(left):
+            decided = batch.done.wait(left)
+            while decided and batch.values and (left is None or left > 0):  # acks=0: told, but still on its way
+                self._sender.wait_for_room(LOOK_AGAIN_MS)
+                left = None if deadline is None else deadline - waiting.monotonic_ms()
+            if not decided or batch.values:
                 msg = f"not all records were delivered within timeout_ms={timeout_ms}; the producer goes on trying"
                 raise RequestTimedOutError(msg)
 

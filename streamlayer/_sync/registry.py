@@ -18,10 +18,11 @@ from streamlayer.errors import PartitionDamagedError, StreamlayerError, TopicAlr
 
 
 def create_topic(
-    client: Client, name: str, partitions: int, config: TopicConfig, *, exist_ok: bool
+    client: Client, name: str, partitions: int, config: TopicConfig, *, exist_ok: bool, timeout_ms: int = 10_000
 ) -> TopicEntry:
     """Create a topic, or finish what somebody began.
 
+    :param timeout_ms: how long each step is tried while the server cannot do it.
     :raises TopicAlreadyExistsError: it was there before, and ``exist_ok`` is false.
     """
     wanted = TopicEntry(
@@ -40,13 +41,13 @@ def create_topic(
             msg = f"topic {name!r} exists already; pass exist_ok=True to take it as it is"
             raise TopicAlreadyExistsError(msg)
         if entry.state == CREATING:
-            entry = finish_creating(client, name, entry)
+            entry = finish_creating(client, name, entry, timeout_ms)
         return entry
 
 
-def finish_creating(client: Client, name: str, entry: TopicEntry) -> TopicEntry:
+def finish_creating(client: Client, name: str, entry: TopicEntry, timeout_ms: int = 10_000) -> TopicEntry:
     """Make each partition, then say so. Partitions that hold another log are adopted, never destroyed."""
-    created = _create_partitions(client, name, entry)
+    created = _create_partitions(client, name, entry, timeout_ms)
     ids = {partition.topic_id for partition in created}
     done = entry.with_state(READY)
     if ids != {entry.id}:
@@ -66,11 +67,13 @@ def finish_creating(client: Client, name: str, entry: TopicEntry) -> TopicEntry:
     change = client.call(calls.registry(client.namespace, name, entry.to_bytes(), done.to_bytes()))
     now = read_entry(change.entry, name) if change.entry else done
     if now.state == CREATING and now != entry:
-        return finish_creating(client, name, now)
+        return finish_creating(client, name, now, timeout_ms)
     return now
 
 
-def _create_partitions(client: Client, name: str, entry: TopicEntry) -> list[CreatedPartition]:
+def _create_partitions(
+    client: Client, name: str, entry: TopicEntry, timeout_ms: int
+) -> list[CreatedPartition]:
     config = entry.topic_config()
     created: list[CreatedPartition] = []
     for partition in range(entry.partitions):
@@ -85,7 +88,7 @@ def _create_partitions(client: Client, name: str, entry: TopicEntry) -> list[Cre
             max_message_bytes=config.max_message_bytes,
             config_version=entry.config_version,
         )
-        created.append(client.call(call))
+        created.append(client.call(call, timeout_ms))
     return created
 
 
@@ -128,7 +131,7 @@ def open_topic(client: Client, name: str, timeout_ms: int) -> TopicEntry | None:
     if entry is None:
         return None
     if entry.state == CREATING:
-        return finish_creating(client, name, entry)
+        return finish_creating(client, name, entry, timeout_ms)
     if entry.state == DELETING:
         finish_deleting(client, name, entry)
         return None

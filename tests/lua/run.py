@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
@@ -275,8 +274,3 @@ def values_from(fields: Iterable[Field], position: int) -> list[bytes]:
         assert len(inside) == found.last - found.base + 1, (found.base, found.last, len(inside))
         values += inside[skipped:]  # type: ignore[arg-type]
     return values
-
-
-def crc(frame: bytes) -> int:
-    """The checksum that a frame's bytes should have."""
-    return zlib.crc32(frame[8:])

@@ -5,9 +5,11 @@ These use a server of their own: they fill it, make it a replica, and lock it.
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import redis
@@ -18,7 +20,7 @@ from streamlayer._core import calls, scripts
 from streamlayer._core.refusals import Refusal, error_from_reply
 from streamlayer.errors import StreamlayerError
 from tests import servers
-from tests.lua.run import TOPIC_ID, Log, new_log, word_of
+from tests.lua.run import TOPIC_ID, Log, Runner, new_log, word_of
 from tests.waiting import sync_wait_until
 
 
@@ -149,10 +151,8 @@ def test_a_missing_right_is_named(
     """The call, its keys, or a command inside the script: each is a right that is missing, and is said so."""
     log.run.client.execute_command("ACL", "SETUSER", "limited", "on", ">secret", "resetkeys", *rules)
     limited = own.sync_client(username="limited", password="secret")
-    scripted = Log(type(log.run)(log.run.client), log.keys)
-    scripted.append(b"loads the script")
-    scripted.run.client = limited
-    found = refusal(scripted)
+    log.append(b"loads the script")
+    found = refusal(Log(Runner(limited), log.keys))
     limited.close()
     assert isinstance(found, kind), found
 
@@ -162,10 +162,9 @@ def test_a_missing_right_to_info_turns_detection_off_and_nothing_else(log: Log, 
     log.append(b"a")
     epochs = log.fetch(0).epochs
     log.run.client.execute_command("ACL", "SETUSER", "blind", "on", ">secret", "+@all", "-info", "~*", "&*")
-    log.run.client = own.sync_client(username="blind", password="secret")
-    assert log.append(b"b").epochs == epochs
-    log.run.client.close()
-    log.run.client = own.sync_client()
+    blind = Log(Runner(own.sync_client(username="blind", password="secret")), log.keys)
+    assert blind.append(b"b").epochs == epochs
+    blind.run.client.close()
     assert log.append(b"c").epochs == epochs
 
 
@@ -194,16 +193,28 @@ def test_a_wrong_type_that_no_script_looked_at(log: Log) -> None:
 
 def test_a_server_with_too_many_clients(log: Log, own: servers.TestServer) -> None:
     """`maxclients`: no connection was had, so nothing was done; it may be had later."""
+    assert own.process is not None
     limit = log.run.client.config_get("maxclients")["maxclients"]
     log.run.client.config_set("maxclients", 1)
-    crowd = [own.sync_client(single_connection_client=False) for _ in range(2)]
-    try:
-        found = answer_of(lambda: [client.ping() for client in crowd])
-    finally:
-        log.run.client.config_set("maxclients", limit)
-    for client in crowd:
-        client.close()
-    assert isinstance(found, errors.ServerUnavailableError)
+    with socket.socket(socket.AF_UNIX) as one, socket.socket(socket.AF_UNIX) as other:
+        for connection in (one, other):
+            connection.settimeout(5)
+            connection.connect(urlsplit(own.process.url).path)
+        said = other.recv(200).decode()
+    log.run.client.config_set("maxclients", limit)
+    assert isinstance(error_from_reply(said.strip("-\r\n"), "orders", 0), errors.ServerUnavailableError), said
+
+
+def test_without_a_right_to_publish_what_was_appended_is_told(log: Log, own: servers.TestServer) -> None:
+    """An ACL that forbids our channels (the default of a new user) must not turn a done append into an error."""
+    log.run.client.execute_command("ACL", "SETUSER", "mute", "on", ">secret", "+@all", "resetchannels", "~*")
+    log.append(b"a")
+    log.fetch(1, arm=True)
+    mute = Log(Runner(own.sync_client(username="mute", password="secret")), log.keys)
+    assert mute.append(b"b").base_offset == 1
+    assert mute.run(calls.registry("sl", "orders", b"", b"x")).changed
+    assert mute.read() == [b"a", b"b"]
+    mute.run.client.close()
 
 
 def test_every_script_loads_with_its_flags(log: Log) -> None:

@@ -44,10 +44,21 @@ PRODUCER: dict[str, Any] = {"linger_ms": 1, "batch_size": 200, "delivery_timeout
 
 
 class Load:
-    """`writers` producers and `readers` consumers, in a thread each, from `with` to the end of the block."""
+    """`writers` producers and `readers` consumers, in a thread each, from `with` to the end of the block.
+
+    With `shared` all writers use one producer: from several threads, or from several tasks of one loop.
+    """
 
     def __init__(
-        self, colour: Colour, url: str, *, writers: int = 1, readers: int = 1, burst: int = 12, **producer: Any
+        self,
+        colour: Colour,
+        url: str,
+        *,
+        writers: int = 1,
+        readers: int = 1,
+        burst: int = 12,
+        shared: bool = False,
+        **producer: Any,
     ) -> None:
         self.history = History()
         self.errors: list[StreamlayerError] = []
@@ -57,23 +68,26 @@ class Load:
         self._places: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._stopping = threading.Event()
         self._crashes: list[BaseException] = []
-        self._threads = [self._thread(colour, "writer", number) for number in range(writers)]
-        self._threads += [self._thread(colour, "reader", number) for number in range(readers)]
+        self._names = [f"{colour}-writer-{n}" for n in range(writers)] + [
+            f"{colour}-reader-{n}" for n in range(readers)
+        ]
+        if shared:
+            self._threads = [self._thread(getattr(self, f"_{colour}_writers"), *self._names[:writers])]
+        else:
+            self._threads = [self._thread(getattr(self, f"_{colour}_writer"), name) for name in self._names[:writers]]
+        self._threads += [self._thread(getattr(self, f"_{colour}_reader"), name) for name in self._names[writers:]]
 
-    def _thread(self, colour: Colour, kind: str, number: int) -> threading.Thread:
-        name = f"{colour}-{kind}-{number}"
-        work = getattr(self, f"_{colour}_{kind}")
-
+    def _thread(self, work: Callable[..., Any], *names: str) -> threading.Thread:
         def run() -> None:
             try:
-                if colour == "aio":
-                    asyncio.run(work(name))
+                if asyncio.iscoroutinefunction(work):
+                    asyncio.run(work(*names))
                 else:
-                    work(name)
+                    work(*names)
             except BaseException as crash:  # noqa: BLE001 - the test's own thread raises it
                 self._crashes.append(crash)
 
-        return threading.Thread(target=run, name=name, daemon=True)
+        return threading.Thread(target=run, name=names[0], daemon=True)
 
     def __enter__(self) -> Self:
         with Admin(url=self._url) as admin:
@@ -89,7 +103,7 @@ class Load:
         def ready() -> bool:
             self.check()
             busy = {event.actor for event in list(self.history.events) if event.what in {"acked", "read"}}
-            return busy.issuperset(thread.name for thread in self._threads)
+            return busy.issuperset(self._names)
 
         sync_wait_until(ready, "all are at work")
 
@@ -157,28 +171,39 @@ class Load:
 
     # --- sync --------------------------------------------------------------------------------------------------------
 
-    def _sync_writer(self, name: str) -> None:
-        dice = random.Random(name)
+    def _sync_writers(self, *names: str) -> None:
         with Producer(url=self._url, **self._options) as producer:
-            while not self._stopping.is_set():
-                count = dice.randint(1, self._burst)
-                way = dice.choice(["send", "one", "many"])
-                if way == "send":
-                    values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
-                    futures = [(v, self._sync_try([v], producer.send, *_record(v))) for v in values]
-                    for value, future in futures:
-                        if future and (metadata := self._sync_try([value], future.result)):
-                            self.acked(value, metadata)
-                elif way == "one":
-                    value = self._next(name, dice.randrange(KEYS))
-                    if metadata := self._sync_try([value], producer.send_and_wait, *_record(value)):
+            threads = [self._thread(lambda name: self._sync_write(name, producer), name) for name in names]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+
+    def _sync_writer(self, name: str) -> None:
+        with Producer(url=self._url, **self._options) as producer:
+            self._sync_write(name, producer)
+
+    def _sync_write(self, name: str, producer: Producer) -> None:
+        dice = random.Random(name)
+        while not self._stopping.is_set():
+            count = dice.randint(1, self._burst)
+            way = dice.choice(["send", "one", "many"])
+            if way == "send":
+                values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
+                futures = [(v, self._sync_try([v], producer.send, *_record(v))) for v in values]
+                for value, future in futures:
+                    if future and (metadata := self._sync_try([value], future.result)):
                         self.acked(value, metadata)
-                else:
-                    key = dice.randrange(KEYS)
-                    values = [self._next(name, key) for _ in range(count)]
-                    stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
-                    if ranges := self._sync_try(values, producer.send_many, TOPIC, stored, keys):
-                        self._many_acked(values, ranges)
+            elif way == "one":
+                value = self._next(name, dice.randrange(KEYS))
+                if metadata := self._sync_try([value], producer.send_and_wait, *_record(value)):
+                    self.acked(value, metadata)
+            else:
+                key = dice.randrange(KEYS)
+                values = [self._next(name, key) for _ in range(count)]
+                stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
+                if ranges := self._sync_try(values, producer.send_many, TOPIC, stored, keys):
+                    self._many_acked(values, ranges)
 
     def _sync_try(self, values: list[Value], call: Callable[..., Any], *args: Any) -> Any:
         """Call, and note an error; `None` then."""
@@ -196,28 +221,35 @@ class Load:
 
     # --- aio ---------------------------------------------------------------------------------------------------------
 
-    async def _aio_writer(self, name: str) -> None:
-        dice = random.Random(name)
+    async def _aio_writers(self, *names: str) -> None:
         async with aio.Producer(url=self._url, **self._options) as producer:
-            while not self._stopping.is_set():
-                count = dice.randint(1, self._burst)
-                way = dice.choice(["send", "one", "many"])
-                if way == "send":
-                    values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
-                    futures = [(v, await self._aio_try([v], producer.send(*_record(v)))) for v in values]
-                    for value, future in futures:
-                        if future and (metadata := await self._aio_try([value], future)):
-                            self.acked(value, metadata)
-                elif way == "one":
-                    value = self._next(name, dice.randrange(KEYS))
-                    if metadata := await self._aio_try([value], producer.send_and_wait(*_record(value))):
+            await asyncio.gather(*(self._aio_write(name, producer) for name in names))
+
+    async def _aio_writer(self, name: str) -> None:
+        async with aio.Producer(url=self._url, **self._options) as producer:
+            await self._aio_write(name, producer)
+
+    async def _aio_write(self, name: str, producer: aio.Producer) -> None:
+        dice = random.Random(name)
+        while not self._stopping.is_set():
+            count = dice.randint(1, self._burst)
+            way = dice.choice(["send", "one", "many"])
+            if way == "send":
+                values = [self._next(name, dice.randrange(KEYS)) for _ in range(count)]
+                futures = [(v, await self._aio_try([v], producer.send(*_record(v)))) for v in values]
+                for value, future in futures:
+                    if future and (metadata := await self._aio_try([value], future)):
                         self.acked(value, metadata)
-                else:
-                    key = dice.randrange(KEYS)
-                    values = [self._next(name, key) for _ in range(count)]
-                    stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
-                    if ranges := await self._aio_try(values, producer.send_many(TOPIC, stored, keys)):
-                        self._many_acked(values, ranges)
+            elif way == "one":
+                value = self._next(name, dice.randrange(KEYS))
+                if metadata := await self._aio_try([value], producer.send_and_wait(*_record(value))):
+                    self.acked(value, metadata)
+            else:
+                key = dice.randrange(KEYS)
+                values = [self._next(name, key) for _ in range(count)]
+                stored, keys = [bytes(value) for value in values], [values[0].key.encode()] * count
+                if ranges := await self._aio_try(values, producer.send_many(TOPIC, stored, keys)):
+                    self._many_acked(values, ranges)
 
     async def _aio_try(self, values: list[Value], call: Awaitable[Any]) -> Any:
         try:

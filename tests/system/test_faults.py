@@ -172,6 +172,29 @@ def test_every_few_appends_are_struck(colour: Colour, proxy: Proxy, running: Ser
     check(load, running, proxy.counts, **{name: 30})
 
 
+@all_four
+def test_one_producer_for_many(colour: Colour, proxy: Proxy, running: Server) -> None:
+    """Four threads, or tasks, use one producer while answers are lost and requests cut: each one's order is kept."""
+    with Load(colour, proxy.url, writers=4, shared=True) as load:
+        for number in range(20):
+            (proxy.drop_replies if number % 2 else proxy.cut_requests)(1, match=APPEND)
+            load.wait_acked(20)
+        load.wait_acked(100)
+        load.wait_read(100)
+    check(load, running, proxy.counts, dropped=10, cut=8)
+
+
+@all_four
+def test_without_idempotence_an_unknown_result_is_told(colour: Colour, proxy: Proxy, running: Server) -> None:
+    """enable_idempotence=False: an append whose answer was lost is not sent again; the error says it may be there."""
+    send_one_by_one(colour, proxy.url, [b"before"])
+    proxy.drop_replies(1, match=APPEND)
+    with pytest.raises(RequestTimedOutError, match="may be in the log"):
+        send_one_by_one(colour, proxy.url, [b"told"], enable_idempotence=False)
+    send_one_by_one(colour, running.url, [b"after"], enable_idempotence=False)
+    assert stored(running.url) == [(0, b"before"), (1, b"told"), (2, b"after")]
+
+
 @both_too
 def test_fetches_are_struck_too(colour: Colour, proxy: Proxy, running: Server) -> None:
     """Answers to fetches and appends are lost, cut and doubled: the reader misses nothing, reads nothing twice."""

@@ -402,6 +402,47 @@ except KeyboardInterrupt:
     assert stored(server) in ([b"%d" % i for i in range(acked)], [b"%d" % i for i in range(acked + 1)])
 
 
+def test_ctrl_c_at_any_moment(server: Server) -> None:
+    """Three hundred interrupts in a loop that sends and waits and goes on: nothing hangs, nothing is there twice.
+
+    What was acknowledged is where the answer said; what was interrupted is there once, or not at all.
+    """
+    code, said, errors = run(
+        """
+import random
+producer = Producer(url=url)
+producer.send_and_wait("orders", b"first")
+pestering = True
+def pester():
+    global pestering
+    for _ in range(300):
+        time.sleep(random.uniform(0.0005, 0.003))
+        os.kill(os.getpid(), signal.SIGINT)
+    pestering = False
+thread = threading.Thread(target=pester)
+acked, count = {}, 0
+while pestering or thread.is_alive():
+    try:
+        if not thread.ident: thread.start()
+        acked[count] = producer.send_and_wait("orders", b"%d" % count).offset
+    except KeyboardInterrupt:
+        pass
+    count += 1
+producer.close()
+say(count)
+with Consumer("orders", url=url) as consumer:
+    values = [record.value for record in consumer.read_to_end()][1:]
+assert len(set(values)) == len(values)
+assert sorted(values, key=int) == values
+assert all(values[offset - 1] == b"%d" % number for number, offset in acked.items())
+assert len(acked) < count, "it was interrupted"
+""",
+        server.url,
+    )
+    assert (code, errors) == (0, "")
+    assert len(stored(server)) <= int(said) + 1
+
+
 WAKEUP = {
     "sync": """
 with Consumer("orders", url=url) as consumer:

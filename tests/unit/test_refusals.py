@@ -41,8 +41,13 @@ MISCONF = (
         ("ERR max number of clients reached", errors.ServerUnavailableError),
         ("NOPERM User limited has no permissions to run the 'evalsha' command", errors.AuthorizationError),
         (
-            "ERR ACL failure in script: User limited has no permissions to run the 'info' command",
-            errors.StreamlayerError,
+            "ERR ACL failure in script: User limited has no permissions to run the 'append' command script: on "
+            "@user_script:342.",
+            errors.AuthorizationError,
+        ),
+        (
+            "ERR The user executing the script can't run this command or subcommand script: e69e, on @user_script:342.",
+            errors.AuthorizationError,
         ),
         ("NOAUTH Authentication required.", errors.AuthenticationFailedError),
         (

@@ -1,8 +1,11 @@
 -- The first offset that may be served, by the rule that append and expiry follow: a closed segment lives until
--- close + retention_ms, the open one until its deadline. Returns it, and the number of the segment it lies in.
+-- close + retention_ms, the open one until its deadline. Returns it, and the number of the segment it lies in; nil if
+-- segs is somebody else's.
 local function log_start(segs, p, now)
   local oldest = p.retention_ms >= 0 and '(' .. int(now - p.retention_ms) or '0'
-  local first = redis.call('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)[1]
+  local found = redis.pcall('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)
+  if found.err then return nil end
+  local first = found[1]
   local number, base = p.segment, p.segment_base
   if first then
     number, base = string.match(first, '^(%d+):(%d+):')

@@ -13,9 +13,10 @@ import redis
 from streamlayer import TopicPartition
 from streamlayer.aio import Consumer, Producer
 from streamlayer.embedded import Server
-from streamlayer.errors import LogTruncationError, ServerUnavailableError
+from streamlayer.errors import LogTruncationError
 from tests.beside import aio_beside
 from tests.shell.async_.reading import read, stored_values
+from tests.waiting import aio_wait_until
 
 TP = TopicPartition("t", 0)
 
@@ -160,8 +161,24 @@ async def test_a_poll_keeps_to_its_time_while_the_server_is_away(own_server: Ser
         assert await polling.result(timeout=4) == {}
         consumer.wakeup()
         assert await consumer.poll(20_000) == {}
-        with pytest.raises(ServerUnavailableError):
-            await consumer.seek_to_end()
         own_server.start()
         await send(own_server, b"1")
         assert [r.value for r in await read(consumer, 1)] == [b"1"]
+
+
+async def test_one_who_waits_for_a_topic_recovers_too(own_server: Server) -> None:
+    """There is nothing to fetch; health is good again all the same, and the topic is found."""
+    async with Consumer("t", url=own_server.url) as consumer:
+        assert await consumer.poll(50) == {}
+        own_server.kill()
+        await aio_wait_until(lambda: in_trouble(consumer), "the consumer to notice")
+        own_server.start()
+        await send(own_server, b"0")
+        assert [r.value for r in await read(consumer, 1)] == [b"0"]
+        assert consumer.health().ok
+
+
+async def in_trouble(consumer: Consumer) -> bool:
+    """Poll a little; whether the consumer is in trouble."""
+    await consumer.poll(20)
+    return not consumer.health().ok

@@ -13,9 +13,10 @@ import redis
 from streamlayer import TopicPartition
 from streamlayer import Consumer, Producer
 from streamlayer.embedded import Server
-from streamlayer.errors import LogTruncationError, ServerUnavailableError
+from streamlayer.errors import LogTruncationError
 from tests.beside import sync_beside
 from tests.shell.sync_.reading import read, stored_values
+from tests.waiting import sync_wait_until
 
 TP = TopicPartition("t", 0)
 
@@ -160,8 +161,24 @@ def test_a_poll_keeps_to_its_time_while_the_server_is_away(own_server: Server) -
         assert polling.result(timeout=4) == {}
         consumer.wakeup()
         assert consumer.poll(20_000) == {}
-        with pytest.raises(ServerUnavailableError):
-            consumer.seek_to_end()
         own_server.start()
         send(own_server, b"1")
         assert [r.value for r in read(consumer, 1)] == [b"1"]
+
+
+def test_one_who_waits_for_a_topic_recovers_too(own_server: Server) -> None:
+    """There is nothing to fetch; health is good again all the same, and the topic is found."""
+    with Consumer("t", url=own_server.url) as consumer:
+        assert consumer.poll(50) == {}
+        own_server.kill()
+        sync_wait_until(lambda: in_trouble(consumer), "the consumer to notice")
+        own_server.start()
+        send(own_server, b"0")
+        assert [r.value for r in read(consumer, 1)] == [b"0"]
+        assert consumer.health().ok
+
+
+def in_trouble(consumer: Consumer) -> bool:
+    """Poll a little; whether the consumer is in trouble."""
+    consumer.poll(20)
+    return not consumer.health().ok
