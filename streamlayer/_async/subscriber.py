@@ -103,6 +103,10 @@ class Subscriber:
             except (redis.RedisError, OSError):
                 return  # it was gone already
 
+    def let_go(self) -> None:
+        """Nobody will close it: what runs beside ends at its next turn, a second later at most."""
+        self._closing = True
+
     async def close(self, timeout_ms: int | None = None) -> None:
         """Stop listening."""
         self._closing = True

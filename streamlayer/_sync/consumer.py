@@ -8,6 +8,7 @@ waits and hands out.
 from __future__ import annotations
 
 import re
+import weakref
 from collections.abc import Iterator, Callable, Iterable, Mapping
 from datetime import datetime
 from threading import Lock
@@ -97,6 +98,7 @@ class Consumer(Generic[K, V]):
         self._client = Client(url, redis, namespace, client_id, allow_eviction=allow_eviction)
         self._offsets = Offsets(self._client)
         self._subscriber = Subscriber(self._client)
+        weakref.finalize(self, self._subscriber.let_go).atexit = False
         self._assignment = Assignment(self._client, self._offsets, self._options.auto_offset_reset)
         self._fetcher = Fetcher(self._client, self._assignment, self._offsets, self._options)
         self._in_use = Lock()

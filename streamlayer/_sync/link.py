@@ -44,6 +44,11 @@ Outcome: TypeAlias = Any
 """What became of one call: its parsed result, or (as a value) a ``Refusal``, ``StreamlayerError`` or ``Unanswered``."""
 
 
+_parents: list[object] = []
+"""Connections that a fork's child has from its parent. Freeing one would take it out of the event loop's epoll, which
+both share: the parent would hear nothing any more."""
+
+
 class Settings:
     """How to make a connection.
 
@@ -222,6 +227,7 @@ class Link:
 
     def abandon(self) -> None:
         """Forget the connection without touching it: in a fork's child it is still the parent's."""
+        _parents.append(self._connection)
         self._connection = None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 import redis
 
@@ -18,8 +16,7 @@ def log(redis_client: redis.Redis, namespace: str) -> Log:
 
 
 @pytest.fixture
-def tells_lives(server: servers.TestServer) -> Iterator[None]:
+def tells_lives(server: servers.TestServer) -> None:
     """The server can be told from its earlier self: fakeredis has no INFO in scripts, so there detection is off."""
     if server.process is None:
         pytest.skip("fakeredis has no INFO in scripts: loss is not told there")
-    yield

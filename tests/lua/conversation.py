@@ -21,8 +21,9 @@ from streamlayer._core.calls import Call
 from streamlayer._core.columns import record_size
 from streamlayer._core.futures import metadata_of
 from streamlayer._core.keys import PartitionKeys, partition_keys
-from streamlayer._core.refusals import Refusal, error_from_reply
+from streamlayer._core.refusals import error_from_reply
 from streamlayer._core.settlement import give_up_late, settle
+from streamlayer._types import RecordMetadata
 from streamlayer.errors import (
     RequestTimedOutError,
     ServerFullError,
@@ -233,7 +234,8 @@ class World:
             log.create(partitions=PARTITIONS, segment_bytes=self.rng.choice([300, 3000, 20_000]))
             log.set_meta(max_message_bytes=20_000)
         self.clients = [
-            Client(number, self.namespace, self.network, self.rng) for number in range(self.rng.randint(1, self.producers))
+            Client(number, self.namespace, self.network, self.rng)
+            for number in range(self.rng.randint(1, self.producers))
         ]
         self.sent: list[Sent] = []
         self.numbers = count()
@@ -313,7 +315,10 @@ class World:
 
         :returns: how many records are in the logs, how many certainly not, and of how many nobody knows.
         """
-        logs = [[self._numbers(value) for value in log.read(max_bytes=self.rng.choice([1, 5000, 1 << 20]))] for log in self.logs]
+        logs = [
+            [self._numbers(value) for value in log.read(max_bytes=self.rng.choice([1, 5000, 1 << 20]))]
+            for log in self.logs
+        ]
         by_number = {sent.number: sent for sent in self.sent}
         stored = [number for log in logs for _, number in log]
         assert len(stored) == len(set(stored)), f"stored twice: {_twice(stored)}"
@@ -329,19 +334,24 @@ class World:
         acked = refused = unknown = 0
         for sent in self.sent:
             assert sent.batch.done.is_set(), "never decided"
-            try:
-                told = metadata_of(sent.batch, sent.index)
-            except StreamlayerError as error:
-                if isinstance(error, RequestTimedOutError) and "may be in the log" in str(error):
-                    unknown += 1
-                else:
-                    refused += 1
-                    assert sent.number not in present, f"said not to be there, but is: {sent.number} {error}"
-                continue
-            acked += 1
-            if not sent.lost:
-                assert logs[told.partition][told.offset] == (sent.producer, sent.number), f"{sent.number} is not at {told}"
+            outcome = self._told(sent)
+            if isinstance(outcome, RecordMetadata):
+                acked += 1
+                if not sent.lost:
+                    there = logs[outcome.partition][outcome.offset]
+                    assert there == (sent.producer, sent.number), f"{sent.number} is not at {outcome}"
+            elif isinstance(outcome, RequestTimedOutError) and "may be in the log" in str(outcome):
+                unknown += 1
+            else:
+                refused += 1
+                assert sent.number not in present, f"said not to be there, but is: {sent.number} {outcome}"
         return acked, refused, unknown
+
+    def _told(self, sent: Sent) -> RecordMetadata | StreamlayerError:
+        try:
+            return metadata_of(sent.batch, sent.index)
+        except StreamlayerError as error:
+            return error
 
     def _numbers(self, value: bytes) -> tuple[int, int]:
         producer, number, _ = value.split(b":", 2)

@@ -1,4 +1,4 @@
-"""Scripts by EVALSHA, with nothing of the shell between: a ``Call`` goes in, its result or ``("WORD", detail)`` comes out.
+"""Scripts by EVALSHA, nothing of the shell between: a ``Call`` goes in, its result or ``("WORD", detail)`` comes out.
 
 ``Log`` is one partition with the handful of moves that tests of scripts are made of.
 """
@@ -152,9 +152,7 @@ class Log:
         segment = options.pop("segment", self.segment)
         given: dict[str, Any] = {"topic_id": self.topic_id, "arm": False} | options
         for _ in range(3):
-            answer = self.run(
-                calls.fetch(self.keys, position=position, max_bytes=max_bytes, segment=segment, **given)
-            )
+            answer = self.run(calls.fetch(self.keys, position=position, max_bytes=max_bytes, segment=segment, **given))
             if word_of(answer) != "SEGMENT" or not follow:
                 return answer
             segment = int(answer[1])

@@ -176,7 +176,7 @@ def test_idle_producers_are_forgotten_after_a_day(log: Log) -> None:
 
 
 def test_the_tail_is_sealed_before_it_passes_4080_bytes(log: Log) -> None:
-    """Exactly 4,080 bytes stay in the tail; the next frame moves them to the log, as one field, and begins a new tail."""
+    """Exactly 4,080 bytes stay in the tail; the next frame moves them to the log, as one field, and begins anew."""
     first = framed(log, 80)
     for _ in range(TAIL_LIMIT // 80):
         log.send(first)
@@ -225,9 +225,7 @@ def test_a_segment_closes_when_it_is_large_enough(redis_client: redis.Redis, nam
 
 
 @pytest.mark.parametrize("retention_ms", [80_000, WEEK_MS, 40 * 86_400_000])
-def test_a_segment_closes_when_it_is_old_enough(
-    redis_client: redis.Redis, namespace: str, retention_ms: int
-) -> None:
+def test_a_segment_closes_when_it_is_old_enough(redis_client: redis.Redis, namespace: str, retention_ms: int) -> None:
     """An eighth of the retention, a day at most, after its first record: the next append opens a new one."""
     log = new_log(redis_client, namespace, retention_ms=retention_ms)
     log.append(b"a")
@@ -553,7 +551,7 @@ def test_keys_that_contradict_each_other_are_found_in_a_new_life(
 
 
 def test_only_an_armed_partition_wakes_and_only_once(log: Log) -> None:
-    """A reader that found nothing arms it; the next append says its number on the channel, the ones after are silent."""
+    """A reader that found nothing arms it; the next append says its number on the channel, those after are silent."""
     heard: list[Any] = []
     with log.run.client.pubsub() as pubsub:
         pubsub.subscribe(log.keys.channel)

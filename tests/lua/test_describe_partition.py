@@ -23,12 +23,15 @@ def test_bytes_and_segments_are_those_that_are_kept(redis_client: redis.Redis, n
     for i in range(9):
         log.append(bytes(i * 400))
     found = describe(log)
-    stored = sum(
-        len(value)
-        for number in range(log.meta("segment")[0] + 1)
-        for name, value in redis_client.hgetall(log.keys.segment(number)[0]).items()
-        if name != b"-"
-    ) + log.meta("tail_len")[0]
+    stored = (
+        sum(
+            len(value)
+            for number in range(log.meta("segment")[0] + 1)
+            for name, value in redis_client.hgetall(log.keys.segment(number)[0]).items()
+            if name != b"-"
+        )
+        + log.meta("tail_len")[0]
+    )
     assert (found.log_start, found.next, found.bytes) == (0, 9, stored)
     assert (found.segments, found.generation, found.partitions) == (log.meta("segment")[0] + 1, 2, 3)
     member = redis_client.zrange(log.keys.segs, 1, 1)[0]

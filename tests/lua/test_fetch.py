@@ -83,7 +83,12 @@ def test_only_who_has_all_there_is_arms_the_wake_up(redis_client: redis.Redis, n
     """At the end, or with the tail in hand: yes. With sealed fields to come, or unasked: no."""
     log = filled(redis_client, namespace)
     tail_base, end = log.meta("tail_base", "next")
-    for position, arm, armed in ((0, True, False), (tail_base, False, False), (tail_base, True, True), (end, True, True)):
+    for position, arm, armed in (
+        (0, True, False),
+        (tail_base, False, False),
+        (tail_base, True, True),
+        (end, True, True),
+    ):
         log.run.client.hdel(log.keys.meta, "armed")
         log.fetch(position, 1, arm=arm)
         assert log.run.client.hexists(log.keys.meta, "armed") is armed, (position, arm)
@@ -301,9 +306,7 @@ def test_each_no_is_said_and_writes_nothing(log: Log, word: str) -> None:
     assert log.dump() == before
 
 
-@pytest.mark.parametrize(
-    ("name", "position"), [("meta", 0), ("tail", 1), ("log", 0), ("index", 0)]
-)
+@pytest.mark.parametrize(("name", "position"), [("meta", 0), ("tail", 1), ("log", 0), ("index", 0)])
 def test_a_foreign_type_is_named(log: Log, name: str, position: int) -> None:
     """The key that is needed and is not ours."""
     log.append(bytes(5000))

@@ -1,4 +1,4 @@
-"""Core and scripts against a list: any history of appends, repeats, fetches, look-ups and crashes, shrunk when it fails.
+"""Core and scripts against a list: any history of appends, repeats, fetches and crashes, shrunk when it fails.
 
 The list is the model: what a partition holds is the records appended to it, in order; a crash cuts it back to what was
 on the disk. A reader that carries its epochs gets the records behind its position, or is told where they parted.
@@ -100,7 +100,9 @@ class LogMachine(RuleBasedStateMachine):
     # --- producing ---------------------------------------------------------------------------------------------------
 
     def _batch(self, sizes: list[int], back: int, state: ProducerState) -> tuple[Stored, list[Record]]:
-        records = [(b"%d:" % next(self.names) + bytes(size), self.log.stamp - (back * i) % 50) for i, size in enumerate(sizes)]
+        records = [
+            (b"%d:" % next(self.names) + bytes(size), self.log.stamp - (back * i) % 50) for i, size in enumerate(sizes)
+        ]
         values, times = [value for value, _ in records], [time for _, time in records]
         return self.log.batch(values, times, sequence=state.next, epoch=state.epoch), records
 
@@ -200,7 +202,12 @@ class LogMachine(RuleBasedStateMachine):
         reader = self.readers[who]
         position = len(reader.seen)
         answer = self.log.fetch(position, max_bytes, pairs=reader.pairs, tail=reader.tail if hint else (-1, 0))
-        common = sum(1 for _ in itertools.takewhile(lambda two: two[0] == two[1], zip(reader.seen, self.model.records, strict=False)))
+        common = sum(
+            1
+            for _ in itertools.takewhile(
+                lambda two: two[0] == two[1], zip(reader.seen, self.model.records, strict=False)
+            )
+        )
         if word_of(answer) == "OK":
             assert common == position, f"a reader at {position} was not told that his log parted at {common}"
             values = values_from(answer.fields, position)
@@ -265,7 +272,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_log_says_how_long_it_is(self) -> None:
-        """meta's end is the list's length, and what is described adds up."""
+        """Meta's end is the list's length, and what is described adds up."""
         if not hasattr(self, "log"):
             return
         found = self.log.run(calls.describe_partition(self.log.keys, topic_id=TOPIC_ID))
@@ -274,7 +281,6 @@ class LogMachine(RuleBasedStateMachine):
 
 def test_any_history_is_a_lists(redis_client: redis.Redis, namespace: str) -> None:
     """No history that hypothesis finds makes scripts and list differ."""
-
     machine_is_fake = Runner(redis_client).fake
 
     class Machine(LogMachine):
@@ -284,7 +290,11 @@ def test_any_history_is_a_lists(redis_client: redis.Redis, namespace: str) -> No
     Machine.namespace = namespace
     run_state_machine_as_test(
         Machine,
-        settings=settings(max_examples=examples(20 if machine_is_fake else 80), stateful_step_count=60 if THOROUGH else 40, deadline=None),
+        settings=settings(
+            max_examples=examples(20 if machine_is_fake else 80),
+            stateful_step_count=60 if THOROUGH else 40,
+            deadline=None,
+        ),
     )
 
 

@@ -44,6 +44,9 @@ def colour(request: pytest.FixtureRequest) -> Colour:
     return request.param
 
 
+both = pytest.mark.parametrize(("server", "colour"), [("valkey", "aio"), ("redis", "sync")], indirect=True)
+
+
 def make_exact(server: Server) -> None:
     """Write before answering; the setting does not survive a restart."""
     with redis.Redis.from_url(server.url) as client:
@@ -118,6 +121,7 @@ def test_a_slow_reader_crosses_restarts(colour: Colour, server: Server) -> None:
     assert seen == [b"%d-%d" % (life, number) for life in range(3) for number in range(3)]
 
 
+@both
 def test_away_for_longer_than_delivery_timeout(colour: Colour, server: Server) -> None:
     """A server that stays away makes sends fail, in time, saying truly what is unknown; back again, all goes on."""
     with Load(colour, server.url, writers=2, delivery_timeout_ms=600) as load:
@@ -152,6 +156,7 @@ def test_killed_at_random_moments(colour: Colour) -> None:
         assert load.verdict(server.url, floors={"acked": 200, "read": 200}) == []
 
 
+@both
 def test_a_stopped_server_goes_on(colour: Colour, server: Server) -> None:
     """SIGSTOP and SIGCONT: what was in the socket is executed late, after it was sent again; it is there once."""
     assert server.pid is not None

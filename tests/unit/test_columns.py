@@ -15,6 +15,7 @@ from streamlayer._core.columns import (
     LATEST_MS,
     SECONDS_UNTIL,
     check_timestamp,
+    longest,
     record_size,
     runs,
     to_bytes,
@@ -136,7 +137,7 @@ def test_parting_loses_nothing_and_keeps_order(
     keys, values, offsets = (list(column) for column in zip(*records, strict=True))
     tagged = [(value or b"") + b"#%d" % i for i, value in enumerate(values)]
     times = [NOW + offset for offset in offsets]
-    parted = runs(tagged, keys if keyed else None, times, partition, partitions, crc32, 0)
+    parted = runs(tagged, keys if keyed else None, times, partition, partitions, crc32, 7)
     seen: list[int] = []
     for run in parted:
         numbers = [int((value or b"").rpartition(b"#")[2]) for value in run.values]
@@ -161,8 +162,8 @@ def test_parting_loses_nothing_and_keeps_order(
 def test_one_time_for_all_is_each_ones(records: list[Any], partitions: int) -> None:
     """A single time stands for as many as there are records."""
     keys, values, _ = (list(column) for column in zip(*records, strict=True))
-    one = runs(values, keys, NOW, None, partitions, crc32, 0)
-    assert one == runs(values, keys, [NOW] * len(values), None, partitions, crc32, 0)
+    one = runs(values, keys, NOW, None, partitions, crc32, 7)
+    assert one == runs(values, keys, [NOW] * len(values), None, partitions, crc32, 7)
 
 
 @given(columns, st.booleans(), st.integers(0, 40), st.integers(60, 700))
@@ -171,7 +172,8 @@ def test_a_run_is_cut_into_batches_that_fit(records: list[Any], keyed: bool, ext
     """Cuts go on, take as much as fits, and what they take is no larger when encoded."""
     keys, values, offsets = (list(column) for column in zip(*records, strict=True))
     times = [NOW + offset for offset in offsets]
-    for run in runs(values, keys if keyed else None, times, None, 3, crc32, extra):
+    overhead = longest(keys if keyed else None, values).overhead + extra
+    for run in runs(values, keys if keyed else None, times, None, 3, crc32, overhead):
         start = 0
         while start < len(run.values):
             end = run.cut(start, room)

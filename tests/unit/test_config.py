@@ -84,7 +84,7 @@ def test_acks_0_alone_is_no_contradiction() -> None:
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
     """Two mistakes, one error."""
-    with pytest.raises(ConfigurationError, match="linger_ms=-1.*batch_size=0"):
+    with pytest.raises(ConfigurationError, match=r"linger_ms=-1.*batch_size=0"):
         checked(ProducerOptions, {"linger_ms": -1, "batch_size": 0})
 
 

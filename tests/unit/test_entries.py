@@ -61,7 +61,7 @@ def test_what_cannot_be_read_is_told_with_the_topic(stored: bytes) -> None:
 def test_a_later_version_is_refused() -> None:
     """A release that knows more has to be asked."""
     stored = TopicEntry("x", READY, 1, v=2).to_bytes()
-    with pytest.raises(UnsupportedVersionError, match="'orders' has version 2; this release knows 1. Upgrade"):
+    with pytest.raises(UnsupportedVersionError, match=r"'orders' has version 2; this release knows 1. Upgrade"):
         read_entry(stored, "orders")
 
 

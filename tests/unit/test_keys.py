@@ -117,7 +117,7 @@ def test_two_partitions_share_no_key(pair: list[tuple[str, str, int]]) -> None:
 
 def test_calls_name_as_many_keys_and_arguments_as_the_headers() -> None:
     """A call gives its script exactly what the script's header asks for."""
-    called = every_call(partition_keys("sl", "orders", 0)) + [calls.registry("sl", "orders", b"", b"")]
+    called = [*every_call(partition_keys("sl", "orders", 0)), calls.registry("sl", "orders", b"", b"")]
     assert {call.script for call in called} == set(scripts.ALL)
     for call in called:
         assert call.script is not None

@@ -11,8 +11,8 @@ from streamlayer._core.scripts import ALL
 READONLY = "READONLY You can't write against a read only replica."
 BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 MISCONF = (
-    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may "
-    "modify the data set are disabled, because this instance is configured to report errors during writes if RDB "
+    "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that "
+    "may modify the data set are disabled, because this instance is configured to report errors during writes if RDB "
     "snapshotting fails (stop-writes-on-bgsave-error option)."
 )
 
@@ -41,8 +41,7 @@ MISCONF = (
         ("ERR max number of clients reached", errors.ServerUnavailableError),
         ("NOPERM User limited has no permissions to run the 'evalsha' command", errors.AuthorizationError),
         (
-            "ERR ACL failure in script: User limited has no permissions to run the 'append' command script: on "
-            "@user_script:342.",
+            "ERR ACL failure in script: User limited has no permissions to run the 'append' command script: on @u:342.",
             errors.AuthorizationError,
         ),
         (

@@ -75,7 +75,7 @@ def test_a_header_ends_where_code_begins(files: dict[str, str]) -> None:
 def test_unknown_flags_are_refused(files: dict[str, str]) -> None:
     """A flag that servers do not know would fail at load time, on the user's machine."""
     files["probe"] = HEADER.replace("no-writes", "no-write")
-    with pytest.raises(ScriptError, match="flags are one of .* not 'no-write'"):
+    with pytest.raises(ScriptError, match=r"flags are one of .* not 'no-write'"):
         load("probe")
 
 

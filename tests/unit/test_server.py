@@ -7,7 +7,9 @@ import pytest
 from streamlayer._core.server import check_server, parse_info
 from streamlayer.errors import ConfigurationError, UnsupportedVersionError
 
-VALKEY = "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n\r\n# Memory\r\nmaxmemory:0\r\n"
+VALKEY = (
+    "# Server\r\nredis_version:7.2.4\r\nserver_name:valkey\r\nvalkey_version:9.1.2\r\n\r\n# Memory\r\nmaxmemory:0\r\n"
+)
 
 
 def test_info_is_read_field_by_field() -> None:

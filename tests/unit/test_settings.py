@@ -67,8 +67,25 @@ def test_the_argument_wins_over_the_url_and_both_over_the_default() -> None:
             namespace_of(wrong, address)
 
 
-@given(st.dictionaries(st.sampled_from(["host", "port", "db", "retry", "decode_responses", "protocol", "retry_on_error",
-                                        "maint_notifications_config", "health_check_interval", "password"]), st.integers()))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            [
+                "host",
+                "port",
+                "db",
+                "retry",
+                "decode_responses",
+                "protocol",
+                "retry_on_error",
+                "maint_notifications_config",
+                "health_check_interval",
+                "password",
+            ]
+        ),
+        st.integers(),
+    )
+)
 def test_what_would_decide_in_our_place_is_taken_out(options: dict[str, int]) -> None:
     """Retries off, bytes, RESP2, whatever the client had; where and who stays; the given mapping is left alone."""
     before = dict(options)

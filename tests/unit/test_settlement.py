@@ -135,7 +135,7 @@ def test_silence_behind_a_batch_that_was_changed_is_fenced() -> None:
 
 
 def test_a_gap_begins_a_new_epoch() -> None:
-    """The server lost what it had acknowledged: on with a new epoch from 0, everything numbered anew, and it is told."""
+    """The server lost what it had acknowledged: on with a new epoch from 0, all numbered anew, and it is told."""
     buffer, _ = ready(3)
     run(buffer, SILENCE, SILENCE, SILENCE)
     _, result = run(buffer, no("GAP", "0"), no("GAP", "0"), no("GAP", "0"))
