@@ -1,4 +1,4 @@
-"""Something that goes on beside a test: a task or a thread, by colour. What it returns or raises comes out of ``result``.
+"""Something that goes on beside a test, a task or a thread. What it returns or raises comes out of ``result``.
 
 The two names differ by colour, so that `tools/unasync.py` can turn one into the other.
 """

@@ -71,9 +71,7 @@ async def finish_creating(client: Client, name: str, entry: TopicEntry, timeout_
     return now
 
 
-async def _create_partitions(
-    client: Client, name: str, entry: TopicEntry, timeout_ms: int
-) -> list[CreatedPartition]:
+async def _create_partitions(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> list[CreatedPartition]:
     config = entry.topic_config()
     created: list[CreatedPartition] = []
     for partition in range(entry.partitions):

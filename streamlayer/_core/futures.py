@@ -46,7 +46,7 @@ def run_callbacks(batch: Batch) -> None:
             return  # none left, or another thread took the last
         try:
             callback()
-        except Exception:
+        except (Exception, SystemExit):
             logger.exception("a done callback of %s raised", batch.partition.topic.name)
 
 

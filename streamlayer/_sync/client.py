@@ -73,7 +73,7 @@ class Client:
         self.settings = settings_of(url, redis, allow_eviction=allow_eviction)
         self.settings.options["client_name"] = client_id or "streamlayer"
         self._link = Link(self.settings)
-        self._lock: waiting.Lock | None = None
+        self._lock = waiting.Lock()
         self._home: waiting.Home | None = None
         self.reached = False
         self.closed = False
@@ -88,7 +88,6 @@ class Client:
             raise IllegalStateError(msg)
         if self._home is None:
             self._home = waiting.Home()
-            self._lock = waiting.Lock()
         elif trouble := self._home.trouble():
             raise IllegalStateError(trouble)
 
@@ -102,7 +101,6 @@ class Client:
         :raises StreamlayerError: it cannot be reached, or must not be used.
         """
         self.check_home()
-        assert self._lock is not None
         with self._lock:
             self._link.connect()
         self.reached = True
@@ -113,7 +111,6 @@ class Client:
         :raises ServerUnavailableError: there is no connection.
         """
         self.check_home()
-        assert self._lock is not None
         with self._lock:
             outcomes = self._link.execute(batch)
         self.reached = True
@@ -163,4 +160,4 @@ class Client:
         """Forget all connections: in a fork's child they are still the parent's."""
         self._link.abandon()
         self._home = None
-        self._lock = None
+        self._lock = waiting.Lock()

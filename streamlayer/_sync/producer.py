@@ -7,7 +7,9 @@ sender drains what is ready, one round at a time, and settles it. Decisions are 
 from __future__ import annotations
 
 import secrets
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from threading import Lock
 from time import time
 from types import TracebackType
@@ -42,7 +44,6 @@ from streamlayer.errors import (
 _OPTIONS = (*ProducerOptions.model_fields, "key_serializer", "value_serializer")
 _MANY = 4096
 """Records of a ``send_many`` that are parted at once; sending begins after the first such part."""
-LOOK_AGAIN_MS = 50
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
 
 
@@ -126,7 +127,7 @@ class Producer(Generic[K, V]):
         self._lock = Lock()
         self._queues: dict[str, TopicQueue] = {}
         self._accumulator = Accumulator(options.linger_ms, options.delivery_timeout_ms, idempotent=idempotent)
-        self._opening: waiting.Lock | None = None
+        self._opening = waiting.Lock()
         self._sender = Sender(
             self._client,
             self._accumulator,
@@ -134,8 +135,10 @@ class Producer(Generic[K, V]):
             secrets.token_urlsafe(16) if idempotent else "",
             acks=0 if options.acks == 0 else 1,
             compression=1 if options.compression_type else 0,
-            forget_topic=self._forget_topic,
+            forget_topic=partial(_forget_topic, self._queues),
         )
+        weakref.finalize(self, self._sender.let_go).atexit = False
+        waiting.finish_at_exit(self._sender)
         self._hurry = self._sender.hurry
         self._plain = self._key_serializer is None and self._value_serializer is None
         self._closed = False
@@ -186,24 +189,8 @@ class Producer(Generic[K, V]):
             counts the others.
         """
         self._check_open()
-        self._drain(timeout_ms)
+        self._sender.deliver_all(timeout_ms=timeout_ms)
         self._raise_failures()
-
-    def _drain(self, timeout_ms: int | None) -> None:
-        deadline = None if timeout_ms is None else waiting.monotonic_ms() + timeout_ms
-        with self._lock:
-            pending = self._accumulator.seal_all()
-        if pending:
-            self._sender.wake()
-        for batch in pending:
-            left = None if deadline is None else deadline - waiting.monotonic_ms()
-            decided = batch.done.wait(left)
-            while decided and batch.values and (left is None or left > 0):  # acks=0: told, but still on its way
-                self._sender.wait_for_room(LOOK_AGAIN_MS)
-                left = None if deadline is None else deadline - waiting.monotonic_ms()
-            if not decided or batch.values:
-                msg = f"not all records were delivered within timeout_ms={timeout_ms}; the producer goes on trying"
-                raise RequestTimedOutError(msg)
 
     def _raise_failures(self) -> None:
         with self._lock:
@@ -224,9 +211,9 @@ class Producer(Generic[K, V]):
         if self._accumulator.topics:
             self._client.check_home()
         self._closed = True
-        waiting.forget(self)
+        waiting.forget(self, self._sender)
         try:
-            self._drain(timeout_ms)
+            self._sender.deliver_all(timeout_ms=timeout_ms)
         finally:
             self._sender.close()
             self._client.close()
@@ -430,6 +417,7 @@ class Producer(Generic[K, V]):
         :raises ValueError: the lengths differ; nothing was sent.
         :raises StreamlayerError: as ``send``; of what failed the first error, with a note that counts the others.
         """
+        self._check_open()
         queue = self._queues.get(topic) or self._open(topic)
         if partition is not None:
             check_partition(queue.name, partition, queue.count)
@@ -532,8 +520,6 @@ class Producer(Generic[K, V]):
     def _open(self, topic: str) -> TopicQueue:
         self._check_open()
         check_name(topic)
-        if self._opening is None:
-            self._opening = waiting.Lock()
         with self._opening:
             if topic in self._queues:
                 return self._queues[topic]
@@ -543,7 +529,12 @@ class Producer(Generic[K, V]):
                     msg = f"there is no topic {topic!r}, and allow_auto_create_topics is off: create it with Admin"
                     raise UnknownTopicOrPartitionError(msg)
                 entry = create_topic(
-                    self._client, topic, self._options.num_partitions, TopicConfig(), exist_ok=True
+                    self._client,
+                    topic,
+                    self._options.num_partitions,
+                    TopicConfig(),
+                    exist_ok=True,
+                    timeout_ms=self._options.max_block_ms,
                 )
             queue = self._queue_of(topic, entry)
             with self._lock:
@@ -564,5 +555,6 @@ class Producer(Generic[K, V]):
             waiting.Latch,
         )
 
-    def _forget_topic(self, topic: str) -> None:
-        self._queues.pop(topic, None)
+
+def _forget_topic(queues: dict[str, TopicQueue], topic: str) -> None:
+    queues.pop(topic, None)

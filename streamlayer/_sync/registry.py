@@ -71,9 +71,7 @@ def finish_creating(client: Client, name: str, entry: TopicEntry, timeout_ms: in
     return now
 
 
-def _create_partitions(
-    client: Client, name: str, entry: TopicEntry, timeout_ms: int
-) -> list[CreatedPartition]:
+def _create_partitions(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> list[CreatedPartition]:
     config = entry.topic_config()
     created: list[CreatedPartition] = []
     for partition in range(entry.partitions):

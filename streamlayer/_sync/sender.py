@@ -25,6 +25,7 @@ from streamlayer.errors import IllegalStateError, RequestTimedOutError, Streamla
 
 logger = logging.getLogger("streamlayer")
 
+LOOK_AGAIN_MS = 50
 HAND_OVER_MS = 20
 """How long a caller waits at most for the sender to take its batches."""
 
@@ -123,6 +124,26 @@ class Sender:
             if not mine or self.reason or self._closing or not self._accumulator.empty:
                 self._signal.set()
 
+    def deliver_all(self, *, timeout_ms: int | None) -> None:
+        """Send all that was given, and wait for it.
+
+        :raises RequestTimedOutError: not all was decided in time.
+        """
+        deadline = None if timeout_ms is None else waiting.monotonic_ms() + timeout_ms
+        with self._lock:
+            pending = self._accumulator.seal_all()
+        if pending:
+            self._signal.set()
+        for batch in pending:
+            left = None if deadline is None else deadline - waiting.monotonic_ms()
+            decided = batch.done.wait(left)
+            while decided and batch.values and (left is None or left > 0):  # acks=0: told, but still on its way
+                self.wait_for_room(LOOK_AGAIN_MS)
+                left = None if deadline is None else deadline - waiting.monotonic_ms()
+            if not decided or batch.values:
+                msg = f"not all records were delivered within timeout_ms={timeout_ms}; the producer goes on trying"
+                raise RequestTimedOutError(msg)
+
     def hand_over(self) -> None:
         """Let the sender take what is sealed before the caller goes on computing; then both work at once."""
         with self._lock:
@@ -140,6 +161,11 @@ class Sender:
             room = self._room
         self._signal.set()
         return room.wait(timeout_ms)
+
+    def let_go(self) -> None:
+        """Nobody holds the producer any more: send what was given, then end."""
+        self._closing = True
+        self._signal.set()
 
     def close(self) -> None:
         """Stop. What is not delivered by now is given up."""
@@ -183,14 +209,14 @@ class Sender:
     def _next_round(self) -> bool:
         """Wait until something is to be sent, and send it; tell whether to go on."""
         with self._lock:
+            if self._closing and not self._busy and self._accumulator.empty:
+                return False
             wait_ms = None if self._busy else self._accumulator.next_ready(waiting.monotonic_ms())
         if wait_ms != 0:
             self._signal.wait(wait_ms)
         with self._lock:
             if self._busy:
                 return True
-            if self._closing and self._accumulator.empty:
-                return False
             batches = self._accumulator.drain(waiting.monotonic_ms())
             self._busy = bool(batches)
         if not batches:

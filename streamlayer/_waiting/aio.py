@@ -354,7 +354,7 @@ class RecordFuture(msgspec.Struct, gc=False, eq=False):
         return error_of_record(self.batch, self.index)
 
 
-class Closable(Protocol):
+class Forked(Protocol):
     """What can be told that this process is a fork's child."""
 
     def after_fork(self) -> None: ...
@@ -363,12 +363,16 @@ class Closable(Protocol):
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def remember(producer: Closable) -> None:
+def remember(producer: Forked) -> None:
     """Start it clean in a fork's child."""
     _open.add(producer)
 
 
-def forget(producer: Closable) -> None:
+def finish_at_exit(_: object) -> None:
+    """Nothing: when the interpreter ends there is no loop to send in. Close the producer."""
+
+
+def forget(producer: Forked, _: object) -> None:
     """It was closed."""
     _open.discard(producer)
 

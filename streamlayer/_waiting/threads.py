@@ -290,26 +290,37 @@ class RecordFuture(msgspec.Struct, gc=False, eq=False):
         return error_of_record(self.batch, self.index)
 
 
-class Closable(Protocol):
-    """What can be told that the interpreter ends, or that this process is a fork's child."""
-
-    def flush(self, *, timeout_ms: int | None = None) -> None: ...
+class Forked(Protocol):
+    """What can be told that this process is a fork's child."""
 
     def after_fork(self) -> None: ...
 
 
+class Sending(Protocol):
+    """What may have something left to send when the interpreter ends."""
+
+    def deliver_all(self, *, timeout_ms: int | None) -> None: ...
+
+
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
+_sending: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def remember(producer: Closable) -> None:
-    """Flush it when the interpreter ends, and start it clean in a fork's child."""
+def remember(producer: Forked) -> None:
+    """Start it clean in a fork's child."""
     _open.add(producer)
+
+
+def finish_at_exit(sender: Sending) -> None:
+    """Have it send what is left when the interpreter ends, though nobody closed (or even held) its producer."""
+    _sending.add(sender)
     _tell_multiprocessing()
 
 
-def forget(producer: Closable) -> None:
+def forget(producer: Forked, sender: Sending) -> None:
     """It was closed."""
     _open.discard(producer)
+    _sending.discard(sender)
 
 
 EXIT_MS = 5000
@@ -318,11 +329,11 @@ EXIT_MS = 5000
 
 def _exit() -> None:
     deadline = monotonic_ms() + EXIT_MS
-    for producer in list(_open):
+    for sender in list(_sending):
         try:
-            producer.flush(timeout_ms=max(1, deadline - monotonic_ms()))
+            sender.deliver_all(timeout_ms=max(1, deadline - monotonic_ms()))
         except Exception as error:  # noqa: BLE001 - the interpreter ends: nobody is left to catch it
-            logger.warning("records were left in %r at exit: %s", producer, error)
+            logger.warning("records of a producer that was not closed were left at exit: %s", error)
 
 
 def _tell_multiprocessing() -> None:
@@ -332,7 +343,7 @@ def _tell_multiprocessing() -> None:
     if util is None or _told_in == os.getpid():
         return
     if not _told_in:
-        util.register_after_fork(_open, lambda _: _tell_multiprocessing())
+        util.register_after_fork(_open, _in_child_of_multiprocessing)
     _told_in = os.getpid()
     util.Finalize(None, _exit, exitpriority=0)
 
@@ -340,9 +351,14 @@ def _tell_multiprocessing() -> None:
 _told_in = 0
 
 
+def _in_child_of_multiprocessing(_: object) -> None:
+    _tell_multiprocessing()
+
+
 def _fork() -> None:
     global _waking  # noqa: PLW0603 - another thread of the parent may have held it
     _waking = threading.Lock()
+    _sending.clear()  # they are the parent's
     for producer in list(_open):
         producer.after_fork()
 

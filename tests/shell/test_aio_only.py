@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -36,7 +37,7 @@ async def test_awaiting_a_future_ends_lingering(aio_args: dict[str, Any]) -> Non
 
 
 async def test_a_future_that_is_not_decided_says_so(aio_args: dict[str, Any]) -> None:
-    """result and exception do not wait in asyncio: they tell to await."""
+    """Result and exception do not wait in asyncio: they tell to await."""
     async with Producer(**aio_args, linger_ms=60_000) as producer:
         future = await producer.send("t", b"1")
         for ask in (future.result, future.exception):
@@ -62,12 +63,12 @@ async def test_futures_can_be_gathered(aio_args: dict[str, Any]) -> None:
 # --- cancelling -----------------------------------------------------------------------------------------------------
 
 
-async def test_cancelling_a_wait_loses_no_record(own_server: Server, own_client: redis.Redis) -> None:
+async def test_cancelling_a_wait_loses_no_record(any_server: Server, any_client: redis.Redis) -> None:
     """Cancelled in the middle of the round that carries them: each record given is stored once, in order."""
-    async with Producer(url=own_server.url) as producer:
+    async with Producer(url=any_server.url) as producer:
         await producer.send_and_wait("t", b"start", partition=0)
         for n in range(15):
-            own_client.client_pause(30)
+            any_client.client_pause(30)
             waiting = asyncio.create_task(producer.send_and_wait("t", b"%d" % n, partition=0))
             queue = producer._accumulator.topics["t"].partitions[0]
 
@@ -80,7 +81,7 @@ async def test_cancelling_a_wait_loses_no_record(own_server: Server, own_client:
         await producer.flush()
         assert (await producer.send_and_wait("t", b"end", partition=0)).offset == 16
     expected = [b"start", *[b"%d" % n for n in range(15)], b"end"]
-    assert await stored_values({"url": own_server.url}, "t") == expected
+    assert await stored_values({"url": any_server.url}, "t") == expected
 
 
 async def test_cancelling_the_wait_for_a_future_loses_no_record(aio_args: dict[str, Any]) -> None:
@@ -99,35 +100,35 @@ async def test_cancelling_the_wait_for_a_future_loses_no_record(aio_args: dict[s
         assert [future.result().offset for future in futures] == list(range(20))
 
 
-async def test_cancelling_a_flush_and_a_close(own_server: Server, own_client: redis.Redis) -> None:
+async def test_cancelling_a_flush_and_a_close(any_server: Server, any_client: redis.Redis) -> None:
     """What was given is still sent by a later flush."""
-    async with Producer(url=own_server.url, linger_ms=60_000) as producer:
+    async with Producer(url=any_server.url, linger_ms=60_000) as producer:
         await producer.partitions_for("t")
         future = await producer.send("t", b"1", partition=0)
-        own_client.client_pause(200)
+        any_client.client_pause(200)
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05):
                 await producer.flush()
         await producer.flush()
         assert future.result().offset == 0
-    assert await stored_values({"url": own_server.url}, "t") == [b"1"]
+    assert await stored_values({"url": any_server.url}, "t") == [b"1"]
 
 
-async def test_cancelling_a_poll_loses_no_record(own_server: Server, own_client: redis.Redis) -> None:
+async def test_cancelling_a_poll_loses_no_record(any_server: Server, any_client: redis.Redis) -> None:
     """Cancelled while it waits, or while it fetches: the next poll goes on as if nothing had been."""
-    async with Producer(url=own_server.url) as producer, Consumer("t", url=own_server.url) as consumer:
+    async with Producer(url=any_server.url) as producer, Consumer("t", url=any_server.url) as consumer:
         await producer.partitions_for("t")
         got: list[bytes] = []
         for n in range(20):
             if n % 2:
-                own_client.client_pause(20)
+                any_client.client_pause(20)
             polling = asyncio.create_task(consumer.poll(10_000))
-            await aio_wait_until(lambda polling=polling: polling.done() or consumer._in_use.locked(), "the poll to begin")
+            await aio_wait_until(
+                lambda polling=polling: polling.done() or consumer._in_use.locked(), "the poll to begin"
+            )
             polling.cancel()
-            try:
+            with contextlib.suppress(asyncio.CancelledError):
                 got += [r.value for part in (await polling).values() for r in part]
-            except asyncio.CancelledError:
-                pass
             await producer.send_and_wait("t", b"%d" % n, partition=0)
         got += [r.value for r in await read(consumer, 20 - len(got))]
         assert got == [b"%d" % n for n in range(20)]
@@ -157,9 +158,9 @@ async def test_cancelling_a_loop_loses_no_record(aio_args: dict[str, Any]) -> No
 # --- event loops, colours -------------------------------------------------------------------------------------------
 
 
-def test_another_event_loop_is_told(own_server: Server) -> None:
+def test_another_event_loop_is_told(any_server: Server) -> None:
     """Producer, consumer and admin belong to the loop that used them first."""
-    url = own_server.url
+    url = any_server.url
 
     async def use() -> tuple[Producer, Consumer, Admin]:
         producer, consumer, admin = Producer(url=url), Consumer("t", url=url), Admin(url=url)
@@ -194,9 +195,9 @@ def test_another_event_loop_is_told(own_server: Server) -> None:
     assert asyncio.run(stored_values({"url": url}, "t")) == [b"x"]
 
 
-def test_objects_may_be_made_outside_a_loop(own_server: Server) -> None:
+def test_objects_may_be_made_outside_a_loop(any_server: Server) -> None:
     """The first use decides where they live."""
-    producer, consumer = Producer(url=own_server.url), Consumer("t", url=own_server.url)
+    producer, consumer = Producer(url=any_server.url), Consumer("t", url=any_server.url)
 
     async def use() -> list[bytes]:
         async with producer, consumer:
@@ -209,11 +210,13 @@ def test_objects_may_be_made_outside_a_loop(own_server: Server) -> None:
 @pytest.mark.parametrize("kind", [Producer, Consumer, Admin])
 def test_a_blocking_client_is_refused(kind: Any) -> None:
     """The message says which client it was, and both ways out."""
-    with pytest.raises(ConfigurationError, match=r"blocking client: pass a redis\.asyncio\.Redis, or use streamlayer without"):
+    with pytest.raises(
+        ConfigurationError, match=r"blocking client: pass a redis\.asyncio\.Redis, or use streamlayer without"
+    ):
         kind(redis=redis.Redis())
 
 
-def test_a_forked_child_begins_anew(own_server: Server) -> None:
+def test_a_forked_child_begins_anew(any_server: Server) -> None:
     """In the child's own loop the producer works, the consumer says that it is the parent's."""
     done = run(
         """
@@ -251,14 +254,14 @@ def test_a_forked_child_begins_anew(own_server: Server) -> None:
             await consumer.close()
         asyncio.run(main())
         """,
-        own_server.url,
+        any_server.url,
     )
     assert done.returncode == 0, done.stderr
     assert "before a fork: make a new one in the child" in done.stdout, done.stdout
     assert "[b'child', b'parent', b'parent again']" in done.stdout, done.stdout + done.stderr
 
 
-def test_exit_without_close_ends(own_server: Server) -> None:
+def test_exit_without_close_ends(any_server: Server) -> None:
     """A loop that ends with open clients ends: no hang, no traceback of ours."""
     done = run(
         """
@@ -272,7 +275,7 @@ def test_exit_without_close_ends(own_server: Server) -> None:
         asyncio.run(main())
         print("ended")
         """,
-        own_server.url,
+        any_server.url,
     )
     assert (done.returncode, done.stdout) == (0, "ended\n"), done.stderr
     assert "Traceback" not in done.stderr

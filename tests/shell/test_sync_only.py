@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -65,20 +66,20 @@ def test_result_ends_lingering(sync_args: dict[str, Any]) -> None:
         assert other.exception() is None
 
 
-def test_a_result_with_a_limit(own_server: Server, own_client: redis.Redis) -> None:
+def test_a_result_with_a_limit(any_server: Server, any_client: redis.Redis) -> None:
     """RequestTimedOutError says that the record is still on its way; the result comes later all the same."""
-    with Producer(url=own_server.url) as producer:
+    with Producer(url=any_server.url) as producer:
         producer.send_and_wait("t", b"0")
-        own_client.config_set("maxmemory", "1mb")
+        any_client.config_set("maxmemory", "1mb")
         future = producer.send("t", b"1", partition=1)
         for ask in (future.result, future.exception):
             with pytest.raises(RequestTimedOutError, match="timeout_ms=50; the record is still on its way"):
                 ask(timeout_ms=50)
         with pytest.raises(RequestTimedOutError, match="still on its way"):
             producer.send_and_wait("t", b"2", partition=1, timeout_ms=50)
-        own_client.config_set("maxmemory", "0")
+        any_client.config_set("maxmemory", "0")
         assert future.result().offset == 0
-    assert sorted(stored_values({"url": own_server.url}, "t")) == [b"0", b"1", b"2"]
+    assert sorted(stored_values({"url": any_server.url}, "t")) == [b"0", b"1", b"2"]
 
 
 def test_result_raises_what_became_of_the_record(sync_args: dict[str, Any]) -> None:
@@ -213,10 +214,8 @@ def test_closing_while_others_send(sync_args: dict[str, Any]) -> None:
         for thread in threads:
             thread.start()
         started.wait()
-        try:
+        with contextlib.suppress(RequestTimedOutError):  # what was given in the last moment was given up, and says so
             producer.close()
-        except RequestTimedOutError:
-            pass  # what was given in the last moment was given up, and says so
         for thread in threads:
             thread.join()
         undecided = [value for value, future in futures if not future.done()]
@@ -243,7 +242,9 @@ def test_a_consumer_is_one_threads_at_a_time(sync_args: dict[str, Any]) -> None:
 @pytest.mark.parametrize("kind", [Producer, Consumer, Admin])
 def test_an_asyncio_client_is_refused(kind: Any) -> None:
     """The message says which client it was, and both ways out."""
-    with pytest.raises(ConfigurationError, match=r"redis\.asyncio.*asyncio client: pass a redis\.Redis, or use streamlayer\.aio"):
+    with pytest.raises(
+        ConfigurationError, match=r"redis\.asyncio.*asyncio client: pass a redis\.Redis, or use streamlayer\.aio"
+    ):
         kind(redis=redis.asyncio.Redis())
 
 
@@ -275,7 +276,7 @@ def test_fakeredis_without_lua_is_told(colour: str) -> None:
 # --- forks ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_forked_child_begins_anew(own_server: Server) -> None:
+def test_a_forked_child_begins_anew(any_server: Server) -> None:
     """The parent's buffer is the parent's; the child's producer works, its consumer says that it is the parent's."""
     done = run(
         """
@@ -304,7 +305,7 @@ def test_a_forked_child_begins_anew(own_server: Server) -> None:
         print(sorted(record.value for record in consumer.read_to_end()))
         consumer.close()
         """,
-        own_server.url,
+        any_server.url,
     )
     assert done.returncode == 0, done.stderr
     assert "before a fork: make a new one in the child" in done.stdout
@@ -315,8 +316,8 @@ def test_a_forked_child_begins_anew(own_server: Server) -> None:
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["kept", "dropped"])
-def test_exit_without_close_sends_what_is_left(own_server: Server, kept: bool) -> None:
-    """A producer that nobody closed, or even one that nobody holds any more, is flushed at the end, and it ends soon."""
+def test_exit_without_close_sends_what_is_left(any_server: Server, kept: bool) -> None:
+    """A producer that nobody closed, or even one that nobody holds any more, is flushed at the end."""
     done = run(
         """
         import sys
@@ -329,14 +330,15 @@ def test_exit_without_close_sends_what_is_left(own_server: Server, kept: bool) -
         kept = produce()
         if sys.argv[2] == "False":
             del kept
-            import gc
+            import contextlib
+import gc
             gc.collect()
         """,
-        own_server.url,
+        any_server.url,
         str(kept),
     )
     assert done.returncode == 0, done.stderr
-    assert stored_values({"url": own_server.url}, "t") == [b"%d" % n for n in range(10)]
+    assert stored_values({"url": any_server.url}, "t") == [b"%d" % n for n in range(10)]
 
 
 def test_a_producer_that_is_dropped_still_sends(sync_args: dict[str, Any]) -> None:
@@ -386,11 +388,11 @@ READER = """
 @pytest.mark.parametrize(
     ("number", "how", "said"), [(signal.SIGINT, "plain", "interrupted"), (signal.SIGTERM, "wakeup", "loop ended")]
 )
-def test_a_signal_ends_a_read_loop(own_server: Server, number: int, how: str, said: str) -> None:
+def test_a_signal_ends_a_read_loop(any_server: Server, number: int, how: str, said: str) -> None:
     """Ctrl-C by its exception, SIGTERM through wakeup: soon, and the consumer can still be asked and closed."""
-    with Producer(url=own_server.url) as producer:
+    with Producer(url=any_server.url) as producer:
         producer.send_and_wait("t", b"0", partition=0)
-        with begin(READER, own_server.url, how) as reader:
+        with begin(READER, any_server.url, how) as reader:
             assert reader.stdout is not None
             assert reader.stdout.readline() == "record\n"
             reader.send_signal(number)
@@ -399,18 +401,20 @@ def test_a_signal_ends_a_read_loop(own_server: Server, number: int, how: str, sa
     assert reader.returncode == 0
 
 
-def test_an_interrupt_in_the_middle_of_a_call_leaves_no_stale_answer(own_server: Server, own_client: redis.Redis) -> None:
+def test_an_interrupt_in_the_middle_of_a_call_leaves_no_stale_answer(
+    any_server: Server, any_client: redis.Redis
+) -> None:
     """Ctrl-C while an answer is awaited: the next call does not take it for its own."""
-    with Producer(url=own_server.url) as producer, Consumer("t", url=own_server.url) as consumer:
+    with Producer(url=any_server.url) as producer, Consumer("t", url=any_server.url) as consumer:
         producer.send_and_wait("t", b"x", partition=0)
         consumer.topics()
-        own_client.client_pause(400)
+        any_client.client_pause(400)
         timer = threading.Timer(0.1, lambda: signal.raise_signal(signal.SIGINT))
         timer.start()
         with pytest.raises(KeyboardInterrupt):
             consumer.partitions_for_topic("t")
         timer.join()
-        own_client.execute_command("CLIENT UNPAUSE")
+        any_client.execute_command("CLIENT UNPAUSE")
         assert consumer.topics() == {"t"}
         assert consumer.partitions_for_topic("t") == {0, 1, 2, 3}
         assert [record.value for record in read(consumer, 1)] == [b"x"]

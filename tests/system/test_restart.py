@@ -91,6 +91,7 @@ def test_position_outlives_restarts(server: Server) -> None:
         for _ in range(3):
             server.kill()
             server.start()
+            make_exact(server)
             seen += [record.value for records in consumer.poll(5000, max_records=7).values() for record in records]
         producer.send_and_wait(TOPIC, b"100", partition=0)
         seen += [record.value for record in consumer.read_to_end()]
@@ -105,6 +106,7 @@ def test_a_slow_reader_crosses_restarts(colour: Colour, server: Server) -> None:
                 producer.send_and_wait(TOPIC, b"%d-%d-" % (life, number) + b"x" * 5000)
             server.kill()
             server.start()
+            make_exact(server)
     options: dict[str, Any] = {"url": server.url, "max_partition_fetch_bytes": 1000, "auto_offset_reset": "none"}
     if colour == "sync":
         with Consumer(TOPIC, **options) as consumer:

@@ -65,8 +65,11 @@ async def test_settings_come_back_whatever_way_they_were_given(aio_args: dict[st
     async with Admin(**aio_args) as admin:
         await admin.create_topics([dotted, plain, whole, "default"])
         configs = {name: topic.config for name, topic in (await admin.describe_topics()).items()}
-    assert configs["dotted"] == configs["plain"] == configs["whole"] == TopicConfig(
-        retention_ms=60_000, max_message_bytes=2048
+    assert (
+        configs["dotted"]
+        == configs["plain"]
+        == configs["whole"]
+        == TopicConfig(retention_ms=60_000, max_message_bytes=2048)
     )
     assert configs["default"] == TopicConfig()
 
@@ -159,7 +162,7 @@ async def test_a_bare_name_instead_of_a_list_is_told(aio_args: dict[str, Any]) -
 async def test_what_does_not_exist_is_told(aio_args: dict[str, Any], namespace: str) -> None:
     """Deleting or describing it names the namespace and the topics that are there."""
     async with Admin(**aio_args) as admin:
-        with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'.*there are none"):
+        with pytest.raises(UnknownTopicOrPartitionError, match=r"no topic 'nope'.*there are none"):
             await admin.delete_topics(["nope"])
         await admin.create_topics(["orders"])
         with pytest.raises(UnknownTopicOrPartitionError, match=rf"'nope' in namespace '{namespace}'.*\['orders'\]"):
@@ -168,9 +171,7 @@ async def test_what_does_not_exist_is_told(aio_args: dict[str, Any], namespace: 
         assert await admin.list_topics() == []
 
 
-async def test_deleting_frees_every_key(
-    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
-) -> None:
+async def test_deleting_frees_every_key(aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
     """After many closed segments too, nothing is left but the registry; and another topic is not touched."""
     async with Admin(**aio_args) as admin, Producer(**aio_args) as producer:
         await admin.create_topics([NewTopic("t", 2, config={"segment_bytes": 16_384}), NewTopic("t2", 1)])

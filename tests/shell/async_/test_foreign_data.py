@@ -42,7 +42,9 @@ async def test_sending_to_a_foreign_key(
     put_foreign(redis_client, key)
     before = None if part == "meta" else redis_client.hgetall(key_of(namespace, "meta"))
     async with Producer(**aio_args) as producer:
-        with pytest.raises(ForeignDataError, match=r"(?s)t\[0\].*Remove that key, or give streamlayer a namespace") as raised:
+        with pytest.raises(
+            ForeignDataError, match=r"(?s)t\[0\].*Remove that key, or give streamlayer a namespace"
+        ) as raised:
             await producer.send_and_wait("t", b"x" * 5000, partition=0, timeout_ms=5000)
         assert raised.value.key == key
         assert key in str(raised.value)

@@ -44,11 +44,11 @@ async def test_it_goes_on_by_itself_when_there_is_room(own_server: Server, own_c
     assert await stored_values({"url": own_server.url}, "t") == [b"%d" % i for i in range(50)]
 
 
-async def test_after_delivery_timeout_it_is_an_error(own_server: Server, own_client: redis.Redis) -> None:
+async def test_after_delivery_timeout_it_is_an_error(any_server: Server, any_client: redis.Redis) -> None:
     """ServerFullError says that nothing was written; the log shows it; the producer can be used again."""
-    async with Producer(url=own_server.url, delivery_timeout_ms=300) as producer:
+    async with Producer(url=any_server.url, delivery_timeout_ms=300) as producer:
         await producer.send_and_wait("t", b"0", partition=0)
-        fill(own_client)
+        fill(any_client)
         begin = time.monotonic()
         with pytest.raises(ServerFullError, match=r"t\[0\].*delivery_timeout_ms=300; it was not written.*maxmemory"):
             await producer.send_and_wait("t", b"lost", partition=0)
@@ -57,18 +57,18 @@ async def test_after_delivery_timeout_it_is_an_error(own_server: Server, own_cli
             await producer.send("t", b"lost too", partition=i)
         with pytest.raises(ServerFullError):
             await producer.flush()
-        make_room(own_client)
+        make_room(any_client)
         assert (await producer.send_and_wait("t", b"1", partition=0)).offset == 1
         await producer.flush()
-    assert await stored_values({"url": own_server.url}, "t") == [b"0", b"1"]
+    assert await stored_values({"url": any_server.url}, "t") == [b"0", b"1"]
 
 
-async def test_a_full_buffer_is_an_error_after_max_block(own_server: Server, own_client: redis.Redis) -> None:
+async def test_a_full_buffer_is_an_error_after_max_block(any_server: Server, any_client: redis.Redis) -> None:
     """BufferFullError says that the record was not taken and why there is no room; those taken are sent later."""
     options = {"buffer_memory": 100_000, "max_request_size": 10_000, "max_block_ms": 200, "batch_size": 10_000}
-    async with Producer(url=own_server.url, **options) as producer:
+    async with Producer(url=any_server.url, **options) as producer:
         await producer.partitions_for("t")
-        fill(own_client)
+        fill(any_client)
         taken: list[bytes] = []
         begin = time.monotonic()
         with pytest.raises(BufferFullError, match=r"buffer_memory=100000 .*max_block_ms=200.*not taken.*maxmemory"):
@@ -80,9 +80,9 @@ async def test_a_full_buffer_is_an_error_after_max_block(own_server: Server, own
         assert 60 < len(taken) < 130
         with pytest.raises(BufferFullError):
             await producer.send_many("t", [b"y" * 1000] * 5, partition=0)
-        make_room(own_client)
+        make_room(any_client)
         await producer.flush()
-    assert await stored_values({"url": own_server.url}, "t") == taken
+    assert await stored_values({"url": any_server.url}, "t") == taken
 
 
 async def test_a_blocked_send_goes_on_when_there_is_room(own_server: Server, own_client: redis.Redis) -> None:
@@ -129,11 +129,11 @@ async def test_creating_on_a_full_server_is_told(own_server: Server, own_client:
     assert await stored_values({"url": own_server.url}, "t") == [b"y"]
 
 
-async def test_closing_with_a_time_limit(own_server: Server, own_client: redis.Redis) -> None:
+async def test_closing_with_a_time_limit(any_server: Server, any_client: redis.Redis) -> None:
     """close(timeout_ms) gives up what is left, and each future says so."""
-    producer = Producer(url=own_server.url)
+    producer = Producer(url=any_server.url)
     await producer.send_and_wait("t", b"0", partition=0)
-    fill(own_client)
+    fill(any_client)
     future = await producer.send("t", b"lost", partition=0)
     begin = time.monotonic()
     with pytest.raises(RequestTimedOutError):
@@ -141,5 +141,5 @@ async def test_closing_with_a_time_limit(own_server: Server, own_client: redis.R
     assert time.monotonic() - begin < 3
     assert future.done()
     assert isinstance(future.exception(), RequestTimedOutError)
-    make_room(own_client)
-    assert await stored_values({"url": own_server.url}, "t") == [b"0"]
+    make_room(any_client)
+    assert await stored_values({"url": any_server.url}, "t") == [b"0"]

@@ -74,7 +74,7 @@ async def test_position_during_a_loop_is_behind_the_record_in_hand(aio_args: dic
 
 
 async def test_poll_between_two_loops_gets_what_was_not_handed_out(aio_args: dict[str, Any]) -> None:
-    """poll after a loop that was left gives the very next record."""
+    """Poll after a loop that was left gives the very next record."""
     await fill(aio_args, 30)
     async with Consumer("t", **aio_args, consumer_timeout_ms=50) as consumer:
         async for record in consumer:
@@ -143,7 +143,7 @@ async def test_close_from_elsewhere_ends_a_waiting_loop(aio_args: dict[str, Any]
 
     async def follow() -> None:
         async for record in consumer:
-            got.append(record)
+            got.append(record)  # noqa: PERF401 - it waits on the way
 
     await read(consumer, 3)
     following = aio_beside(follow)

@@ -7,7 +7,6 @@ from collections import UserString
 from typing import Any
 
 import pytest
-import redis
 import redis.asyncio
 
 from streamlayer import NewTopic, TopicPartition
@@ -183,7 +182,9 @@ class Text(str):
 async def test_subclasses_of_bytes_and_str_are_stored(aio_args: dict[str, Any]) -> None:
     """As values, keys, from serializers, in headers: they are stored as plain ones; nothing dies of them."""
     async with Producer(**aio_args) as producer:
-        await producer.send_and_wait("t", Sub(b"v"), Sub(b"k"), partition=0, headers={Text("h"): Sub(b"1")}, timeout_ms=5000)
+        await producer.send_and_wait(
+            "t", Sub(b"v"), Sub(b"k"), partition=0, headers={Text("h"): Sub(b"1")}, timeout_ms=5000
+        )
         await producer.send_many("t", [Sub(b"w")], [Sub(b"k")], partition=0)
     async with Producer(**aio_args, value_serializer=Sub, key_serializer=Sub) as producer:
         await producer.send_and_wait("t", b"x", b"k", partition=0, timeout_ms=5000)
@@ -257,7 +258,7 @@ async def test_use_after_close_is_told(aio_args: dict[str, Any]) -> None:
         lambda: producer.send("other", b"y"),
         lambda: producer.send_and_wait("t", b"y"),
         lambda: producer.send_many("t", [b"y"]),
-        lambda: producer.flush(),
+        producer.flush,
         lambda: producer.partitions_for("other"),
     ):
         with pytest.raises(IllegalStateError, match="closed"):
@@ -349,7 +350,7 @@ async def test_an_acl_that_denies_is_told(own_server: Server, own_client: redis.
     own_client.execute_command("ACL SETUSER reader on >pw ~other:* &* +@all")
     url = own_server.url.replace("unix://", "unix://reader:pw@")
     async with Admin(url=url) as admin:
-        with pytest.raises(StreamlayerError, match="ACL|NOPERM|permission"):
+        with pytest.raises(StreamlayerError, match=r"ACL|NOPERM|permission"):
             await admin.create_topics([NewTopic("t", 1)])
     async with Producer(url=url, namespace="other") as producer:
         await producer.send_and_wait("t", b"x")

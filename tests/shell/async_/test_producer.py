@@ -121,9 +121,7 @@ async def test_done_callbacks_are_called_once_before_and_after(aio_args: dict[st
         assert called[-1] is futures[1]
 
 
-async def test_a_callback_that_raises_harms_nobody(
-    aio_args: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_callback_that_raises_harms_nobody(aio_args: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """It is logged; other callbacks, other records and the producer go on."""
 
     def burst(future: RecordFuture) -> None:
@@ -331,14 +329,14 @@ async def test_serializers_both_ways(aio_args: dict[str, Any]) -> None:
     async with Consumer("t", **aio_args, key_deserializer=from_string, value_deserializer=from_json) as consumer:
         records = [(record.key, record.value) async for record in consumer.read_to_end()]
     assert records == [("käse", {"amount": 5}), (None, [1, 2.5, None]), ("null", None), ("a", "text"), (None, None)]
-    assert [r.value for r in await stored(aio_args, "t")][0] == b'{"amount":5}'
+    assert next(r.value for r in await stored(aio_args, "t")) == b'{"amount":5}'
 
 
 # --- where it goes --------------------------------------------------------------------------------------------------
 
 
 async def test_a_key_decides_the_partition_and_keeps_its_order(aio_args: dict[str, Any]) -> None:
-    """partition = crc32(key) % n, for send, send_and_wait and send_many alike; within a key the order is as sent."""
+    """Partition = crc32(key) % n, for send, send_and_wait and send_many alike; within a key the order is as sent."""
     keys = [b"key-%d" % i for i in range(40)]
     async with Admin(**aio_args) as admin, Producer(**aio_args, batch_size=500) as producer:
         await admin.create_topics([NewTopic("t", 7)])

@@ -202,7 +202,9 @@ async def test_two_calls_at_once_do_not_mix_their_answers(aio_args: dict[str, An
     async with Producer(**aio_args, batch_size=3000) as producer:
         await producer.partitions_for("t")
         running = [
-            aio_beside(lambda name=name: producer.send_many("t", [b"%s-%d" % (name, i) for i in range(500)], partition=0))
+            aio_beside(
+                lambda name=name: producer.send_many("t", [b"%s-%d" % (name, i) for i in range(500)], partition=0)
+            )
             for name in (b"a", b"b", b"c")
         ]
         answers = {name: await one.result() for name, one in zip((b"a", b"b", b"c"), running, strict=True)}

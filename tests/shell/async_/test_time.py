@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -68,10 +68,13 @@ async def test_aware_datetimes_are_exact(aio_args: dict[str, Any]) -> None:
     async with Producer(**aio_args) as producer, Consumer("t", **aio_args) as consumer:
         await producer.send_many("t", [b"x"] * 1000, partition=0, timestamps_ms=range(base, base + 1000))
         for i in range(0, 1000, 83):
-            exact = datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(milliseconds=base + i)
+            exact = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=base + i)
             for when in (exact, exact.astimezone(timezone(timedelta(hours=5, minutes=30)))):
                 assert await consumer.offsets_for_times({TP: when}) == {TP: (i, base + i)}
-        for early in (datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=timezone.utc), datetime(1, 1, 2, tzinfo=timezone.utc)):
+        for early in (
+            datetime(1969, 12, 31, 23, 59, 59, 999_000, tzinfo=UTC),
+            datetime(1, 1, 2, tzinfo=UTC),
+        ):
             assert await consumer.offsets_for_times({TP: early}) == {TP: (0, base)}
             await consumer.seek_to_time(early)
             assert await consumer.position(TP) == 0
@@ -110,7 +113,7 @@ async def test_bad_times_are_told_and_nothing_moves(aio_args: dict[str, Any], wh
         (1 << 48, "out of range"),
         (1.5, "is an int of ms"),
         (True, "is an int of ms"),
-        (datetime(2024, 5, 1, tzinfo=timezone.utc), "is an int of ms"),
+        (datetime(2024, 5, 1, tzinfo=UTC), "is an int of ms"),
     ],
 )
 async def test_bad_times_of_records_are_told_and_nothing_is_sent(

@@ -163,16 +163,16 @@ async def test_wakeup_of_a_consumer_that_does_nothing(aio_args: dict[str, Any]) 
     consumer.wakeup()
 
 
-async def test_an_idle_consumer_asks_little(own_server: Server, own_client: redis.Redis) -> None:
+async def test_an_idle_consumer_asks_little(any_server: Server, any_client: redis.Redis) -> None:
     """Whatever the number of partitions: at most three commands a second, pings included."""
     ours = ("evalsha", "ping", "subscribe", "hget", "hgetall", "info", "script|load")
-    async with Admin(url=own_server.url) as admin, Consumer("t", url=own_server.url) as consumer:
+    async with Admin(url=any_server.url) as admin, Consumer("t", url=any_server.url) as consumer:
         await admin.create_topics([NewTopic("t", 40)])
         await consumer.poll(100)
-        own_client.config_resetstat()
+        any_client.config_resetstat()
         seconds = 1.5
         assert await consumer.poll(int(seconds * 1000)) == {}
-        stats = own_client.info("commandstats")
+        stats = any_client.info("commandstats")
         calls = {name: stats[f"cmdstat_{name}"]["calls"] for name in ours if f"cmdstat_{name}" in stats}
         assert sum(calls.values()) - 1 <= 3 * seconds + 1, calls  # one INFO was this test's
 
@@ -189,19 +189,17 @@ async def test_a_consumer_closes_at_once(aio_args: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("timeout_ms", [30, 300])
-async def test_a_lost_subscription_is_made_again(
-    own_server: Server, own_client: redis.Redis, timeout_ms: int
-) -> None:
+async def test_a_lost_subscription_is_made_again(any_server: Server, any_client: redis.Redis, timeout_ms: int) -> None:
     """CLIENT KILL of everything: nothing is missed, and wake-ups come again."""
-    async with Producer(url=own_server.url) as producer, Consumer("t", url=own_server.url) as consumer:
+    async with Producer(url=any_server.url) as producer, Consumer("t", url=any_server.url) as consumer:
         await producer.partitions_for("t")
         await consumer.poll(timeout_ms)
         for _ in range(2):
-            own_client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
-            own_client.execute_command("CLIENT KILL TYPE pubsub")
+            any_client.execute_command("CLIENT KILL TYPE normal SKIPME yes")
+            any_client.execute_command("CLIENT KILL TYPE pubsub")
             await producer.send_and_wait("t", b"x", partition=0)
             assert len(await read(consumer, 1)) == 1
         await consumer.poll(50)
-        await aio_wait_until(lambda: own_client.pubsub_channels("sl:t:{t:0}*"), "the consumer to listen again")
-        took = [await latency(producer, consumer, own_client, "sl") for _ in range(3)]
+        await aio_wait_until(lambda: any_client.pubsub_channels("sl:t:{t:0}*"), "the consumer to listen again")
+        took = [await latency(producer, consumer, any_client, "sl") for _ in range(3)]
         assert statistics.median(took) < 0.25

@@ -65,8 +65,11 @@ def test_settings_come_back_whatever_way_they_were_given(sync_args: dict[str, An
     with Admin(**sync_args) as admin:
         admin.create_topics([dotted, plain, whole, "default"])
         configs = {name: topic.config for name, topic in (admin.describe_topics()).items()}
-    assert configs["dotted"] == configs["plain"] == configs["whole"] == TopicConfig(
-        retention_ms=60_000, max_message_bytes=2048
+    assert (
+        configs["dotted"]
+        == configs["plain"]
+        == configs["whole"]
+        == TopicConfig(retention_ms=60_000, max_message_bytes=2048)
     )
     assert configs["default"] == TopicConfig()
 
@@ -159,7 +162,7 @@ def test_a_bare_name_instead_of_a_list_is_told(sync_args: dict[str, Any]) -> Non
 def test_what_does_not_exist_is_told(sync_args: dict[str, Any], namespace: str) -> None:
     """Deleting or describing it names the namespace and the topics that are there."""
     with Admin(**sync_args) as admin:
-        with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'nope'.*there are none"):
+        with pytest.raises(UnknownTopicOrPartitionError, match=r"no topic 'nope'.*there are none"):
             admin.delete_topics(["nope"])
         admin.create_topics(["orders"])
         with pytest.raises(UnknownTopicOrPartitionError, match=rf"'nope' in namespace '{namespace}'.*\['orders'\]"):
@@ -168,9 +171,7 @@ def test_what_does_not_exist_is_told(sync_args: dict[str, Any], namespace: str) 
         assert admin.list_topics() == []
 
 
-def test_deleting_frees_every_key(
-    sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
-) -> None:
+def test_deleting_frees_every_key(sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
     """After many closed segments too, nothing is left but the registry; and another topic is not touched."""
     with Admin(**sync_args) as admin, Producer(**sync_args) as producer:
         admin.create_topics([NewTopic("t", 2, config={"segment_bytes": 16_384}), NewTopic("t2", 1)])

@@ -147,7 +147,9 @@ def test_none_raises_when_the_position_is_not_in_the_log(sync_args: dict[str, An
         assert len(read(consumer, 5)) == 5
         consumer.seek(TP, 6)
         for _ in range(2):
-            with pytest.raises(OffsetOutOfRangeError, match=r"t\[0\] holds the offsets from 0 to before 5.*Seek") as raised:
+            with pytest.raises(
+                OffsetOutOfRangeError, match=r"t\[0\] holds the offsets from 0 to before 5.*Seek"
+            ) as raised:
                 consumer.poll(1000)
             assert (raised.value.log_start, raised.value.missed) == (0, 0)
         consumer.seek(TP, 4)
@@ -319,9 +321,7 @@ def flip(client: redis.Redis, key: str, position: int) -> None:
     client.setrange(key, position, bytes([byte[0] ^ 0x40]))
 
 
-def test_a_corrupt_frame_in_the_tail(
-    sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
-) -> None:
+def test_a_corrupt_frame_in_the_tail(sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
     """The records before it are delivered, then CorruptRecordError says where it is and how to go on."""
     with Producer(**sync_args) as producer:
         for i in range(4):

@@ -74,7 +74,7 @@ def test_position_during_a_loop_is_behind_the_record_in_hand(sync_args: dict[str
 
 
 def test_poll_between_two_loops_gets_what_was_not_handed_out(sync_args: dict[str, Any]) -> None:
-    """poll after a loop that was left gives the very next record."""
+    """Poll after a loop that was left gives the very next record."""
     fill(sync_args, 30)
     with Consumer("t", **sync_args, consumer_timeout_ms=50) as consumer:
         for record in consumer:
@@ -143,7 +143,7 @@ def test_close_from_elsewhere_ends_a_waiting_loop(sync_args: dict[str, Any]) -> 
 
     def follow() -> None:
         for record in consumer:
-            got.append(record)
+            got.append(record)  # noqa: PERF401 - it waits on the way
 
     read(consumer, 3)
     following = sync_beside(follow)

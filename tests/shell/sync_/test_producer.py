@@ -121,9 +121,7 @@ def test_done_callbacks_are_called_once_before_and_after(sync_args: dict[str, An
         assert called[-1] is futures[1]
 
 
-def test_a_callback_that_raises_harms_nobody(
-    sync_args: dict[str, Any], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_callback_that_raises_harms_nobody(sync_args: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
     """It is logged; other callbacks, other records and the producer go on."""
 
     def burst(future: RecordFuture) -> None:
@@ -331,14 +329,14 @@ def test_serializers_both_ways(sync_args: dict[str, Any]) -> None:
     with Consumer("t", **sync_args, key_deserializer=from_string, value_deserializer=from_json) as consumer:
         records = [(record.key, record.value) for record in consumer.read_to_end()]
     assert records == [("käse", {"amount": 5}), (None, [1, 2.5, None]), ("null", None), ("a", "text"), (None, None)]
-    assert [r.value for r in stored(sync_args, "t")][0] == b'{"amount":5}'
+    assert next(r.value for r in stored(sync_args, "t")) == b'{"amount":5}'
 
 
 # --- where it goes --------------------------------------------------------------------------------------------------
 
 
 def test_a_key_decides_the_partition_and_keeps_its_order(sync_args: dict[str, Any]) -> None:
-    """partition = crc32(key) % n, for send, send_and_wait and send_many alike; within a key the order is as sent."""
+    """Partition = crc32(key) % n, for send, send_and_wait and send_many alike; within a key the order is as sent."""
     keys = [b"key-%d" % i for i in range(40)]
     with Admin(**sync_args) as admin, Producer(**sync_args, batch_size=500) as producer:
         admin.create_topics([NewTopic("t", 7)])

@@ -202,7 +202,9 @@ def test_two_calls_at_once_do_not_mix_their_answers(sync_args: dict[str, Any]) -
     with Producer(**sync_args, batch_size=3000) as producer:
         producer.partitions_for("t")
         running = [
-            sync_beside(lambda name=name: producer.send_many("t", [b"%s-%d" % (name, i) for i in range(500)], partition=0))
+            sync_beside(
+                lambda name=name: producer.send_many("t", [b"%s-%d" % (name, i) for i in range(500)], partition=0)
+            )
             for name in (b"a", b"b", b"c")
         ]
         answers = {name: one.result() for name, one in zip((b"a", b"b", b"c"), running, strict=True)}

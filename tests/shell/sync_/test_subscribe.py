@@ -167,7 +167,7 @@ def test_bad_subscriptions_are_told_and_change_nothing(sync_args: dict[str, Any]
 
 def test_bad_names_in_the_constructor() -> None:
     """No server is needed to see them."""
-    with pytest.raises(InvalidTopicError, match="'red is://h' is a URL|is a URL"):
+    with pytest.raises(InvalidTopicError, match="is a URL"):
         Consumer("redis://localhost:6379")
     with pytest.raises(InvalidTopicError, match="is a str, not list"):
         Consumer(["a", "b"])  # type: ignore[arg-type]

@@ -87,9 +87,7 @@ def test_none_raises_with_the_numbers(own_server: Server) -> None:
         assert [r.value for r in read(consumer, 1)] == [b"new3"]
 
 
-def test_a_restart_that_lost_nothing_is_not_noticed(
-    own_server: Server, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_restart_that_lost_nothing_is_not_noticed(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Producer and consumer go on; nothing twice, nothing missing, no talk of loss."""
     own = redis.Redis.from_url(own_server.url)
     own.config_set("appendfsync", "always")
@@ -119,13 +117,13 @@ def test_a_producer_goes_on_behind_what_the_server_has(own_server: Server) -> No
     assert stored_values({"url": own_server.url}, "t") == [b"%d" % i for i in range(6)]
 
 
-def test_reading_to_an_end_that_was_lost(own_server: Server) -> None:
+def test_reading_to_an_end_that_was_lost(any_server: Server) -> None:
     """read_to_end does not wait for records that no longer exist."""
-    send(own_server, b"0", b"1", b"2")
-    with Consumer("t", url=own_server.url, max_poll_records=1) as consumer:
+    send(any_server, b"0", b"1", b"2")
+    with Consumer("t", url=any_server.url, max_poll_records=1) as consumer:
         reading = consumer.read_to_end()
-        with power_failure(own_server):
-            send(own_server, *[b"lost"] * 5)
+        with power_failure(any_server):
+            send(any_server, *[b"lost"] * 5)
             first = next(reading)
         consumer.seek(TP, 1)
 
@@ -135,45 +133,45 @@ def test_reading_to_an_end_that_was_lost(own_server: Server) -> None:
         assert (first.value, sync_beside(rest).result(timeout=5)) == (b"0", [b"1", b"2"])
 
 
-def test_a_server_that_is_away(own_server: Server) -> None:
+def test_a_server_that_is_away(any_server: Server) -> None:
     """A poll in between takes about its time and is empty; asking says so; everything goes on when it is back."""
-    send(own_server, b"0")
-    with Consumer("t", url=own_server.url) as consumer:
+    send(any_server, b"0")
+    with Consumer("t", url=any_server.url) as consumer:
         assert len(read(consumer, 1)) == 1
-        own_server.kill()
+        any_server.kill()
         assert consumer.poll(200) == {}
         assert not consumer.health().ok
         assert consumer.health().state == "retrying"
-        own_server.start()
-        send(own_server, b"1")
+        any_server.start()
+        send(any_server, b"1")
         assert [r.value for r in read(consumer, 1)] == [b"1"]
         assert consumer.health().ok
 
 
-def test_a_poll_keeps_to_its_time_while_the_server_is_away(own_server: Server) -> None:
+def test_a_poll_keeps_to_its_time_while_the_server_is_away(any_server: Server) -> None:
     """Also where topics have to be looked up: a pattern, a topic that is waited for. And wakeup is heard."""
-    send(own_server, b"0")
-    with Consumer(url=own_server.url) as consumer:
+    send(any_server, b"0")
+    with Consumer(url=any_server.url) as consumer:
         consumer.subscribe(pattern=".*")
         assert len(read(consumer, 1)) == 1
-        own_server.kill()
-        polling = sync_beside(lambda: consumer.poll(1500))
-        assert polling.result(timeout=4) == {}
+        any_server.kill()
+        polling = sync_beside(lambda: consumer.poll(700))
+        assert polling.result(timeout=3) == {}
         consumer.wakeup()
         assert consumer.poll(20_000) == {}
-        own_server.start()
-        send(own_server, b"1")
+        any_server.start()
+        send(any_server, b"1")
         assert [r.value for r in read(consumer, 1)] == [b"1"]
 
 
-def test_one_who_waits_for_a_topic_recovers_too(own_server: Server) -> None:
+def test_one_who_waits_for_a_topic_recovers_too(any_server: Server) -> None:
     """There is nothing to fetch; health is good again all the same, and the topic is found."""
-    with Consumer("t", url=own_server.url) as consumer:
+    with Consumer("t", url=any_server.url) as consumer:
         assert consumer.poll(50) == {}
-        own_server.kill()
+        any_server.kill()
         sync_wait_until(lambda: in_trouble(consumer), "the consumer to notice")
-        own_server.start()
-        send(own_server, b"0")
+        any_server.start()
+        send(any_server, b"0")
         assert [r.value for r in read(consumer, 1)] == [b"0"]
         assert consumer.health().ok
 
