@@ -34,17 +34,10 @@ PATTERNS = (
     (r"\banext\(", "next("),
     # typing and contextlib
     (r"\bAsyncIterator\b", "Iterator"),
-    (r"\bAsyncGenerator\[(.+), None\]", r"Generator[\1, None, None]"),
-    (r"\bAsyncGenerator\b", "Generator"),
-    (r"\basynccontextmanager\b", "contextmanager"),
-    (r"\bAsyncExitStack\b", "ExitStack"),
-    (r"\benter_async_context\b", "enter_context"),
-    (r"\bpush_async_callback\b", "callback"),
     (r"\baclosing\b", "closing"),
     (r"\baclose\b", "close"),
     # redis-py and fakeredis
     (r"\bredis\.asyncio\b", "redis"),
-    (r"\bFakeAsyncRedis\b", "FakeRedis"),
     # our own modules
     (r"\b_waiting import aio as waiting\b", "_waiting import threads as waiting"),
     (r"\b_waiting\.aio\b", "_waiting.threads"),

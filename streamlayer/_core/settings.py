@@ -11,6 +11,8 @@ from streamlayer._core.keys import DEFAULT_NAMESPACE, check_name
 from streamlayer.errors import ConfigurationError
 
 DEFAULT_URL = "redis://localhost:6379/0"
+LONGEST_REPLY_S = 5
+"""No answer is waited for longer, whatever a client that was passed says: redis-py before 8 waits for ever."""
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 _LATER = {"cluster": "Redis Cluster", "sentinel": "Redis Sentinel"}
 
@@ -59,6 +61,7 @@ def connection_options(options: Mapping[str, Any]) -> dict[str, Any]:
     and replies then come on one path in both colours.
     """
     ours = {k: v for k, v in options.items() if k not in {"retry", "maint_notifications_config", "event_dispatcher"}}
+    ours["socket_timeout"] = min(ours.get("socket_timeout") or LONGEST_REPLY_S, LONGEST_REPLY_S)
     ours.update(
         decode_responses=False,
         encoding="utf-8",

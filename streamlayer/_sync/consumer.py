@@ -103,6 +103,7 @@ class Consumer(Generic[K, V]):
         self._fetcher = Fetcher(self._client, self._assignment, self._offsets, self._options)
         self._in_use = Lock()
         self._woken = False
+        self._ripe = False  # what is left was waited for already
         self._ended = False
         self._closed = False
         self._turn_at = 0
@@ -270,10 +271,14 @@ class Consumer(Generic[K, V]):
             if self._fetcher.buffered:
                 if enough_at is None:
                     enough_at = now + self._options.fetch_max_wait_ms
-                if self._fetcher.buffered >= self._options.fetch_min_bytes or now >= min(enough_at, deadline):
+                enough = self._ripe or self._fetcher.buffered >= self._options.fetch_min_bytes
+                if enough or now >= min(enough_at, deadline):
                     records = self._take(most, ends)
+                    self._ripe = self._fetcher.buffered > 0
                     if records:
                         return records
+            else:
+                self._ripe = False
             self._take_errors()
             if now >= deadline:
                 return {}

@@ -352,7 +352,9 @@ _told_in = 0
 
 
 def _in_child_of_multiprocessing(_: object) -> None:
-    _tell_multiprocessing()
+    # What the fork hook may have registered was cleared just now.
+    util: Any = sys.modules["multiprocessing.util"]
+    util.Finalize(None, _exit, exitpriority=0)
 
 
 def _fork() -> None:

@@ -143,7 +143,8 @@ async def test_close_from_elsewhere_ends_a_waiting_loop(aio_args: dict[str, Any]
 
     async def follow() -> None:
         async for record in consumer:
-            got.append(record)  # noqa: PERF401 - it waits on the way
+            last = record
+            got.append(last)
 
     await read(consumer, 3)
     following = aio_beside(follow)

@@ -71,7 +71,8 @@ async def test_a_poll_does_not_wait_longer_than_it_was_told(aio_args: dict[str, 
 async def test_what_was_fetched_is_not_waited_for_again(aio_args: dict[str, Any]) -> None:
     """fetch_min_bytes is about fetching: once enough came, small polls hand it out without waiting in between."""
     async with Producer(**aio_args) as producer:
-        await producer.send_many("t", [b"x" * 100] * 500, partition=0)
+        for _ in range(10):
+            await producer.send_many("t", [b"x" * 100] * 50, partition=0)
     async with Consumer(
         "t", **aio_args, fetch_min_bytes=50_000, fetch_max_wait_ms=400, max_poll_records=20
     ) as consumer:

