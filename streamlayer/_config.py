@@ -16,6 +16,7 @@ from streamlayer.errors import ConfigurationError
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
+SHORTEST_RETENTION_MS = 100
 
 KAFKA_OPTIONS: dict[str, str] = {
     "bootstrap_servers": "the server is named by url='redis://host:6379/0'",
@@ -111,6 +112,13 @@ class TopicConfig(_Options):
     segment_bytes: int | None = Field(default=None, ge=16 * 1024, le=64 * MIB)
     max_message_bytes: int = Field(default=MIB + 64 * 1024, ge=1024, le=256 * MIB)
     partitioner: Literal["crc32"] = "crc32"
+
+    @model_validator(mode="after")
+    def _agree(self) -> TopicConfig:
+        if -1 < self.retention_ms < SHORTEST_RETENTION_MS:
+            msg = f"retention_ms={self.retention_ms} must be -1 (no limit) or at least {SHORTEST_RETENTION_MS}"
+            raise ValueError(msg)
+        return self
 
     @property
     def segment_limit(self) -> int:

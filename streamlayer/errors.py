@@ -22,6 +22,7 @@ __all__ = [
     "InvalidTopicError",
     "LogTruncationError",
     "MessageSizeTooLargeError",
+    "NotEnoughReplicasError",
     "OffsetOutOfRangeError",
     "PartitionDamagedError",
     "ProducerFencedError",
@@ -83,6 +84,12 @@ class ServerFullError(StreamlayerError):
 
 class ServerReadOnlyError(StreamlayerError):
     """The server refuses writes: it is a replica, or cannot write to its disk. Nothing was written."""
+
+    retriable = True
+
+
+class NotEnoughReplicasError(StreamlayerError):
+    """The server wants more replicas than it has (``min-replicas-to-write``). Nothing was written."""
 
     retriable = True
 

@@ -11,6 +11,7 @@ calls, and sends what ``drain`` gives.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
@@ -351,13 +352,24 @@ class Accumulator:
         return given_up
 
     def expired(self, now: int) -> list[Batch]:
-        """Batches at the head of their queue whose time is over."""
-        return [
-            partition.sealed[0]
+        """Batches at the head of their queue whose time is over; an open one is sealed for it."""
+        late: list[Batch] = []
+        for topic in self._topics.values():
+            for partition in topic.partitions:
+                if partition.open.values and partition.open.deadline <= now:
+                    self.seal(partition.open)
+                if partition.sealed and partition.sealed[0].deadline <= now:
+                    late.append(partition.sealed[0])
+        return late
+
+    def first_deadline(self) -> float:
+        """When the time of the first batch is over; infinity if there is none."""
+        heads = (
+            partition.sealed[0] if partition.sealed else partition.open
             for topic in self._topics.values()
             for partition in topic.partitions
-            if partition.sealed and partition.sealed[0].deadline <= now
-        ]
+        )
+        return min((batch.deadline for batch in heads if batch.values), default=math.inf)
 
     def _finish(self, batch: Batch) -> None:
         batch.partition.sealed.remove(batch)

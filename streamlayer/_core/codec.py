@@ -34,6 +34,8 @@ RECORD_OVERHEAD: Final = 7
 """Bytes a record of short key and value costs at most besides those two: two length prefixes and a time delta."""
 LONG_RECORD_OVERHEAD: Final = 19
 """The same where a key or a value is longer."""
+FAR_TIMESTAMP: Final = 6
+"""What a time may cost besides, where it is given and can be far from the batch's first."""
 
 COMPRESSION: Final = {None: 0, "gzip": 1}
 """``compression_type`` and the number in a frame's attributes (Kafka's)."""

@@ -28,6 +28,7 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
         errors.ServerFullError,
         "the server is at its maxmemory; nothing was written. Raise maxmemory, or keep less",
     ),
+    "NOREPLICAS": (errors.NotEnoughReplicasError, "the server has fewer replicas than it wants and refuses writes"),
     "MISCONF": (errors.ServerReadOnlyError, "the server cannot write to its disk and refuses writes"),
     "READONLY": (errors.ServerReadOnlyError, "this server is a replica and takes no writes"),
     "LOADING": (errors.ServerUnavailableError, "the server is still loading its data"),

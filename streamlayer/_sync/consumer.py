@@ -47,7 +47,7 @@ class Consumer(Generic[K, V]):
     :param client_id: the connections' name on the server.
     :param allow_eviction: go on although the server may delete records when its memory is full.
     :param auto_offset_reset: where to begin, and to go on when records are gone: ``"earliest"``, ``"latest"``, or
-        ``"none"`` to raise.
+        ``"none"`` to raise when they are gone (it begins at the first record).
     :param max_poll_records: how many records ``poll`` returns at most.
     :param fetch_min_bytes: wait for this many bytes before records are returned, ``fetch_max_wait_ms`` at most.
     :param fetch_max_wait_ms: see there.

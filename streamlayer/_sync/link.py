@@ -85,7 +85,7 @@ def error_text(error: Exception) -> str:
 def lost(error: Exception, place: str) -> StreamlayerError:
     """The error for a connection that ended while something was under way."""
     if isinstance(error, redis.TimeoutError):
-        return RequestTimedOutError(f"{place} did not answer within {waiting.REPLY_TIMEOUT_MS} ms: {error}")
+        return RequestTimedOutError(f"{place} did not answer in time: {error}")
     return ServerUnavailableError(f"the connection to {place} was lost: {error}")
 
 
@@ -103,9 +103,10 @@ class Link:
         """Whether there is a connection that has not been found lost."""
         return self._connection is not None and self._connection.is_connected
 
-    def connect(self) -> waiting.Connection:
+    def connect(self, limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> waiting.Connection:
         """Open the connection, check the server, load the scripts.
 
+        :param limit_ms: how long the server may be silent.
         :raises ServerUnavailableError: nobody answers there.
         :raises AuthenticationFailedError: the password is wrong or missing.
         """
@@ -114,7 +115,7 @@ class Link:
         connection = self._connection = self.settings.kind(**self.settings.options)
         place = self.settings.place
         try:
-            waiting.connect(connection)
+            waiting.connect(connection, limit_ms)
         except (redis.RedisError, OSError) as raised:
             self.close()
             error = _unwrapped(raised)
@@ -125,15 +126,16 @@ class Link:
             why = str(error).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
-        self._prepare(connection)
+        self._prepare(connection, limit_ms)
         return connection
 
-    def _prepare(self, connection: waiting.Connection) -> None:
+    def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
         replies: list[Any] = []
         try:
-            waiting.exchange(connection, [pack(command) for command in commands], replies, len(commands))
+            request = [pack(command) for command in commands]
+            waiting.exchange(connection, request, replies, len(commands), limit_ms)
         except redis.RedisError as error:
             self.close()
             if isinstance(error, redis.AuthenticationError):
@@ -158,12 +160,13 @@ class Link:
             return pack(call.args)
         return pack_evalsha(script.sha if self.settings.fake else script.flagged_sha, call.keys, tag, call.args)
 
-    def execute(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
+    def execute(self, calls: Sequence[Call[Any]], limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> list[Outcome]:
         """Send calls in one go and say what became of each, in order.
 
+        :param limit_ms: how long the server may be silent.
         :raises ServerUnavailableError: there is no connection; nothing was sent.
         """
-        outcomes = self._once(calls)
+        outcomes = self._once(calls, limit_ms)
         if not _not_run(outcomes):
             return outcomes
         for _ in range(SCRIPTS_LOADED_AGAIN):
@@ -172,8 +175,8 @@ class Link:
                 break
             found: list[Outcome]
             try:
-                self._prepare(self._connection)
-                found = self._once([calls[i] for i in again])
+                self._prepare(self._connection, limit_ms)
+                found = self._once([calls[i] for i in again], limit_ms)
             except StreamlayerError as error:
                 found = [error] * len(again)  # these were not sent; others may have been executed
             for i, outcome in zip(again, found, strict=True):
@@ -182,14 +185,14 @@ class Link:
             outcomes[i] = ServerUnavailableError(f"{self.settings.place} forgets scripts as fast as they are loaded")
         return outcomes
 
-    def _once(self, calls: Sequence[Call[Any]]) -> list[Outcome]:
-        connection = self.connect()
+    def _once(self, calls: Sequence[Call[Any]], limit_ms: float) -> list[Outcome]:
+        connection = self.connect(limit_ms)
         tags = [b"%d" % next(self._tags) for _ in calls]
         request = [self._pack(call, tag) for call, tag in zip(calls, tags, strict=True)]
         replies: list[Any] = []
         failure: Exception | None = None
         try:
-            waiting.exchange(connection, request, replies, len(calls))
+            waiting.exchange(connection, request, replies, len(calls), limit_ms)
         except redis.BusyLoadingError as error:
             replies.append(redis.ResponseError(f"LOADING {error}"))
             failure = error
@@ -205,11 +208,11 @@ class Link:
         return outcomes
 
     def _outcome(self, call: Call[Any], tag: bytes, reply: Any) -> Outcome:
-        if isinstance(reply, Exception):
+        if isinstance(reply, Exception) and not self._out_of_step:
             return error_from_reply(error_text(reply), *_place_of(call), key=call.keys[0])
-        if call.script is None:
+        if call.script is None and not self._out_of_step:
             return call.parse(reply)
-        if not isinstance(reply, list) or reply[0] != tag:
+        if self._out_of_step or not isinstance(reply, list) or reply[0] != tag:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
             self._out_of_step = True
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))

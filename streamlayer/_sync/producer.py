@@ -22,7 +22,7 @@ from streamlayer._sync.sender import Sender
 from streamlayer._config import ProducerOptions, TopicConfig, checked, refuse_unknown
 from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
 from streamlayer._core.checks import check_partition
-from streamlayer._core.codec import RECORD_OVERHEAD, SHORT, Headers, header_size
+from streamlayer._core.codec import FAR_TIMESTAMP, RECORD_OVERHEAD, SHORT, Headers, header_size
 from streamlayer._core.columns import Run, check_timestamp, record_size, runs, to_bytes, to_headers, too_large
 from streamlayer._core.columns import longest as longest_of
 from streamlayer._core.entries import TopicEntry
@@ -306,7 +306,8 @@ class Producer(Generic[K, V]):
         stored_value = to_bytes(value, self._value_serializer, "value")
         pairs = to_headers(headers)
         timestamp = int(time() * 1000) if timestamp_ms is None else check_timestamp(timestamp_ms)
-        size = record_size(stored_key, stored_value, header_size(pairs) if pairs else 0)
+        extra = (header_size(pairs) if pairs else 0) + (0 if timestamp_ms is None else FAR_TIMESTAMP)
+        size = record_size(stored_key, stored_value, extra)
         self._check_size(queue.name, size)
         if partition is not None:
             check_partition(queue.name, partition, queue.count)
@@ -390,7 +391,7 @@ class Producer(Generic[K, V]):
         queue = self._queues.get(topic) or self._open(topic)
         future = self._send(queue, value, key, partition, timestamp_ms, headers, wake=False)
         batch = future.batch
-        self._sender.deliver(batch)
+        self._sender.deliver(batch, timeout_ms)
         if not batch.done.is_set() and not batch.done.wait(timeout_ms):
             msg = f"{topic}: no answer within timeout_ms={timeout_ms}; the record is still on its way"
             raise RequestTimedOutError(msg)
@@ -429,7 +430,7 @@ class Producer(Generic[K, V]):
                 msg = f"{topic}: {len(stored)} values, but {len(column)} {name}: they must be as many"
                 raise ValueError(msg)
         pairs = to_headers(headers)
-        extra = header_size(pairs) if pairs else 0
+        extra = (header_size(pairs) if pairs else 0) + (0 if times is None else FAR_TIMESTAMP)
         if not stored:
             return []
         longest = longest_of(stored_keys, stored)

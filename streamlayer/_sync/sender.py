@@ -26,6 +26,8 @@ from streamlayer.errors import IllegalStateError, RequestTimedOutError, Streamla
 logger = logging.getLogger("streamlayer")
 
 LOOK_AGAIN_MS = 50
+SHORTEST_WAIT_MS = 50
+"""An answer is waited for this long at least, however near ``delivery_timeout_ms`` is."""
 HAND_OVER_MS = 20
 """How long a caller waits at most for the sender to take its batches."""
 
@@ -105,14 +107,18 @@ class Sender:
             self._accumulator.seal(batch)
         self._signal.set()
 
-    def deliver(self, batch: Batch) -> None:
-        """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left."""
+    def deliver(self, batch: Batch, timeout_ms: float | None) -> None:
+        """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left.
+
+        :param timeout_ms: how long the caller waits; if that is less than a silent server may take, the sender sends.
+        """
+        patient = timeout_ms is None or timeout_ms >= waiting.REPLY_TIMEOUT_MS
         mine = False
         batches: list[Batch] = []
         try:
             with self._lock:
                 self._accumulator.seal(batch)
-                if not self._busy and self._trouble is None and self._link.connected:
+                if patient and not self._busy and self._trouble is None and self._link.connected:
                     mine = True  # before what it stands for: an interrupt in between must not leave the sender busy
                     self._busy = True
                     batches = self._accumulator.drain(waiting.monotonic_ms())
@@ -226,7 +232,9 @@ class Sender:
         finally:
             self._busy = False
         if self._trouble is not None and not self._closing:
-            waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
+            with self._lock:
+                left = self._accumulator.first_deadline() - waiting.monotonic_ms()
+            waiting.sleep_ms(max(1, min(left, backoff_ms(self._attempt, random.random()))))
         return True
 
     def _round(self, batches: list[Batch]) -> None:
@@ -239,7 +247,8 @@ class Sender:
         if self._acks == 0:
             self._release(batches)
         try:
-            outcomes = self._link.execute(requests)
+            left = min(batch.deadline for batch in batches) - waiting.monotonic_ms()
+            outcomes = self._link.execute(requests, max(SHORTEST_WAIT_MS, min(left, waiting.REPLY_TIMEOUT_MS)))
         except StreamlayerError as error:
             self._not_sent(batches, error)
             return
@@ -259,6 +268,7 @@ class Sender:
         self.batches_resent += resent
         for batch in settled.done:
             if batch.error is None:
+                self._attempt = 0
                 self.batches_sent += 1
                 self.records_sent += len(batch.timestamps)
         self._report(settled.trouble)

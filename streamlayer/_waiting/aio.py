@@ -237,38 +237,42 @@ class Connection(Protocol):
     async def read_response(self, *, disable_decoding: bool = ..., timeout: float = ...) -> Any: ...  # noqa: ASYNC109 - redis-py's name
 
 
-async def connect(connection: Connection) -> None:
-    """Open a connection, in ``REPLY_TIMEOUT_MS`` at most. See ``exchange`` about its timer.
+async def connect(connection: Connection, limit_ms: float = REPLY_TIMEOUT_MS) -> None:
+    """Open a connection. See ``exchange`` about its timer.
 
+    :param limit_ms: how long that may take.
     :raises redis.RedisError: there is none.
     """
     own, connection.socket_timeout = connection.socket_timeout, None
     try:
-        async with asyncio.timeout(_limit_s(own)):
+        async with asyncio.timeout(_limit_s(own, limit_ms)):
             await connection.connect()
     except TimeoutError as error:
-        raise redis.TimeoutError("no answer in time") from error
+        raise redis.TimeoutError(f"no answer within {_limit_s(own, limit_ms)} s") from error
     finally:
         connection.socket_timeout = own
 
 
-def _limit_s(own: float | None) -> float:
+def _limit_s(own: float | None, limit_ms: float) -> float:
     """How long an exchange may take, on a connection with this ``socket_timeout`` of its user's."""
-    return min(own or REPLY_TIMEOUT_MS / 1000, REPLY_TIMEOUT_MS / 1000)
+    return min(own or limit_ms / 1000, limit_ms / 1000)
 
 
-async def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
+async def exchange(
+    connection: Connection, request: list[bytes], replies: list[Any], count: int, limit_ms: float = REPLY_TIMEOUT_MS
+) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
     One timer covers the exchange, and redis-py's own are off: it would start one, and a task, for each read and write.
     Its ``wait_for`` round a write also swallows a cancellation now and then (Python 3.11): Ctrl-C would go unheard.
 
+    :param limit_ms: how long all of it may take.
     :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
-    :raises redis.TimeoutError: no answer within ``REPLY_TIMEOUT_MS``.
+    :raises redis.TimeoutError: no answer in time.
     """
     own, connection.socket_timeout = connection.socket_timeout, None
     try:
-        async with asyncio.timeout(_limit_s(own)):
+        async with asyncio.timeout(_limit_s(own, limit_ms)):
             await connection.send_packed_command(request, check_health=False)
             while len(replies) < count:
                 try:
@@ -277,7 +281,7 @@ async def exchange(connection: Connection, request: list[bytes], replies: list[A
                     replies.append(error)
     except TimeoutError as error:
         await connection.disconnect()
-        raise redis.TimeoutError(f"no answer within {_limit_s(own)} s") from error
+        raise redis.TimeoutError(f"no answer within {_limit_s(own, limit_ms)} s") from error
     except BaseException:
         await connection.disconnect()
         raise

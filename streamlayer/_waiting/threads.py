@@ -11,7 +11,8 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -187,6 +188,8 @@ class Connection(Protocol):
     """What is used of a redis-py connection."""
 
     is_connected: bool
+    socket_timeout: float | None
+    socket_connect_timeout: float | None
 
     def connect(self) -> None: ...
 
@@ -199,26 +202,62 @@ class Connection(Protocol):
     def read_response(self, *, disable_decoding: bool = ...) -> Any: ...
 
 
-def connect(connection: Connection) -> None:
+@contextmanager
+def _within(connection: Connection, limit_ms: float) -> Generator[None]:
+    """Wait no longer than this for anything the connection reads or writes; its own limits come back behind it."""
+    own = connection.socket_timeout
+    tighter = own is None or limit_ms < own * 1000
+    sock = getattr(connection, "_sock", None)  # redis-py has no public way to change a limit later
+    if tighter and isinstance(sock, socket.socket):
+        sock.settimeout(limit_ms / 1000)
+    elif tighter:
+        connection.socket_timeout = connection.socket_connect_timeout = limit_ms / 1000
+    try:
+        yield
+    finally:
+        sock = getattr(connection, "_sock", None)
+        connection.socket_timeout = own
+        if tighter and isinstance(sock, socket.socket):
+            sock.settimeout(own)
+
+
+def connect(connection: Connection, limit_ms: float = REPLY_TIMEOUT_MS) -> None:
     """Open a connection.
 
+    :param limit_ms: how long each step of it may take.
     :raises redis.RedisError: there is none.
     """
-    connection.connect()
+    with _within(connection, limit_ms):
+        connection.connect()
 
 
-def exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
+def exchange(
+    connection: Connection, request: list[bytes], replies: list[Any], count: int, limit_ms: float = REPLY_TIMEOUT_MS
+) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
+    :param limit_ms: how long to wait for each reply.
     :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
-    :raises redis.TimeoutError: no answer within the connection's ``socket_timeout``.
+    :raises redis.TimeoutError: no answer in time.
     """
-    connection.send_packed_command(request, check_health=False)
-    while len(replies) < count:
-        try:
-            replies.append(connection.read_response(disable_decoding=True))
-        except redis.ResponseError as error:
-            replies.append(error)
+    if connection.socket_timeout is None or limit_ms < connection.socket_timeout * 1000:
+        with _within(connection, limit_ms):
+            _exchange(connection, request, replies, count)
+    else:
+        _exchange(connection, request, replies, count)
+
+
+def _exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
+    try:
+        connection.send_packed_command(request, check_health=False)
+        while len(replies) < count:
+            try:
+                replies.append(connection.read_response(disable_decoding=True))
+            except redis.ResponseError as error:
+                replies.append(error)
+    except BaseException:  # Ctrl-C between two replies: the rest would be taken for answers to what is asked next
+        connection.disconnect()
+        raise
 
 
 def transmit(connection: Connection, *command: str) -> None:

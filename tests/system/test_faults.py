@@ -391,7 +391,6 @@ def test_what_a_silent_server_may_have_is_unknown(colour: Colour, proxy: Proxy, 
     assert sent.after.offset == 2
 
 
-@pytest.mark.xfail(reason="a round waits 5 s for its answer, and again for the next connection", strict=True)
 @pytest.mark.parametrize(("running", "colour"), PAIRS[:1], indirect=["running"])
 def test_delivery_timeout_bounds_a_silent_server(colour: Colour, proxy: Proxy, running: Server) -> None:
     """With nothing tuned, a server that takes the bytes and never answers holds a record for no longer than asked."""

@@ -60,7 +60,7 @@ MISCONF = (
         ("ERR unknown command 'EVALSHA', with args beginning with: ", errors.ConfigurationError),
         ("ERR unknown command `script`, with args beginning with: `load`, ", errors.ConfigurationError),
         ("ERR something else", errors.StreamlayerError),
-        ("NOREPLICAS Not enough good replicas to write.", errors.StreamlayerError),
+        ("NOREPLICAS Not enough good replicas to write.", errors.NotEnoughReplicasError),
         ("", errors.StreamlayerError),
     ],
 )
