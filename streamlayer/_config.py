@@ -16,7 +16,7 @@ from streamlayer.errors import ConfigurationError
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
-SHORTEST_RETENTION_MS = 100
+SHORTEST_RETENTION_MS = 1
 
 KAFKA_OPTIONS: dict[str, str] = {
     "bootstrap_servers": "the server is named by url='redis://host:6379/0'",
