@@ -23,7 +23,16 @@ from streamlayer._config import ProducerOptions, TopicConfig, checked, refuse_un
 from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
 from streamlayer._core.checks import check_partition
 from streamlayer._core.codec import FAR_TIMESTAMP, RECORD_OVERHEAD, SHORT, Headers, header_size
-from streamlayer._core.columns import Run, check_timestamp, record_size, runs, to_bytes, to_headers, too_large
+from streamlayer._core.columns import (
+    Run,
+    check_timestamp,
+    record_size,
+    runs,
+    to_bytes,
+    to_column,
+    to_headers,
+    too_large,
+)
 from streamlayer._core.columns import longest as longest_of
 from streamlayer._core.entries import TopicEntry
 from streamlayer._core.futures import Slice, metadata_of, ranges_of
@@ -422,8 +431,8 @@ class Producer(Generic[K, V]):
         queue = self._queues.get(topic) or await self._open(topic)
         if partition is not None:
             check_partition(queue.name, partition, queue.count)
-        stored = self._column(values, self._value_serializer, "value")
-        stored_keys = None if keys is None else self._column(keys, self._key_serializer, "key")
+        stored = to_column(values, self._value_serializer, "value")
+        stored_keys = None if keys is None else to_column(keys, self._key_serializer, "key")
         times = None if timestamps_ms is None else [check_timestamp(timestamp) for timestamp in timestamps_ms]
         for name, column in (("keys", stored_keys), ("timestamps_ms", times)):
             if column is not None and len(column) != len(stored):
@@ -500,12 +509,6 @@ class Producer(Generic[K, V]):
             )
             raise BufferFullError(msg)
         self._check_open()
-
-    def _column(self, given: Iterable[Any], serializer: Callable[[Any], bytes] | None, what: str) -> list[bytes | None]:
-        column = list(given)
-        if serializer is None and set(map(type, column)) <= {bytes}:
-            return column
-        return [to_bytes(value, serializer, what) for value in column]
 
     # --- topics ------------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,8 @@ from itertools import accumulate, zip_longest
 from operator import add
 from typing import Any, NamedTuple, cast
 
+import msgspec
+
 from streamlayer._core.codec import LONG_RECORD_OVERHEAD, RECORD_OVERHEAD, SHORT, Headers
 from streamlayer.errors import InvalidTimestampError
 
@@ -44,6 +46,21 @@ def to_bytes(value: Any, serializer: Callable[[Any], bytes] | None, what: str) -
 def _plain(value: bytes) -> bytes:
     """Bytes of a class of one's own would not be encoded."""
     return value if type(value) is bytes else bytes(value)
+
+
+def to_column(given: Iterable[Any], serializer: Callable[[Any], bytes] | None, what: str) -> list[bytes | None]:
+    """Many keys or values as bytes.
+
+    :raises TypeError: as ``to_bytes``.
+    """
+    column = list(given)
+    if serializer is None:
+        try:
+            # The quick look at each type; without builtin_types a str would pass for base64.
+            return cast("list[bytes | None]", msgspec.convert(column, list[bytes], builtin_types=(bytes,)))
+        except msgspec.ValidationError:
+            pass  # a null, or something to refuse with its name
+    return [to_bytes(value, serializer, what) for value in column]
 
 
 def to_headers(headers: Any) -> Headers | None:
