@@ -35,6 +35,7 @@ from streamlayer._core.columns import (
 )
 from streamlayer._core.columns import longest as longest_of
 from streamlayer._core.entries import TopicEntry
+from streamlayer._core.filling import Filling
 from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
@@ -136,6 +137,7 @@ class Producer(Generic[K, V]):
         self._lock = Lock()
         self._queues: dict[str, TopicQueue] = {}
         self._accumulator = Accumulator(options.linger_ms, options.delivery_timeout_ms, idempotent=idempotent)
+        self._filling = Filling(self._accumulator, options.buffer_memory)
         self._opening = waiting.Lock()
         self._sender = Sender(
             self._client,
@@ -324,8 +326,8 @@ class Producer(Generic[K, V]):
             sealed: Batch | None = None
             with self._lock:
                 queue = self._queues.get(queue.name, queue)
-                batch, index, sealed = self._try_append(
-                    queue, stored_key, stored_value, partition, timestamp, pairs, size
+                batch, index, sealed = self._filling.add(
+                    queue, stored_key, stored_value, partition, timestamp, pairs, size, waiting.monotonic_ms()
                 )
             if sealed is not None:
                 self._sender.wake()
@@ -336,40 +338,6 @@ class Producer(Generic[K, V]):
                     waiting.give_turn()
                 return RecordFuture(batch, index, self._hurry)
             self._wait_for_room(queue.name)
-
-    def _try_append(
-        self,
-        queue: TopicQueue,
-        key: bytes | None,
-        value: bytes | None,
-        partition: int | None,
-        timestamp: int,
-        headers: Headers | None,
-        size: int,
-    ) -> tuple[Batch | None, int, Batch | None]:
-        """Add a record if there is room: its batch, its index, and the batch that was sealed to make room.
-
-        Called with the lock held.
-        """
-        key_hash = queue.hash(key) if key is not None and partition is None else None
-        if key_hash is not None:
-            partition = key_hash % queue.count
-        batch = queue.opens[queue.sticky if partition is None else partition]
-        sealed: Batch | None = None
-        if batch.values and batch.room < size:
-            self._accumulator.seal(batch)
-            sealed = batch
-            batch = queue.opens[queue.sticky if partition is None else partition]
-        if self._accumulator.bytes + size > self._options.buffer_memory and not batch.values:
-            return None, 0, sealed
-        index = len(batch.values)
-        if index == 0:
-            self._accumulator.begin(batch, waiting.monotonic_ms())
-        batch.room -= size
-        batch.add([key], [value], [timestamp], headers)
-        if key_hash is not None:
-            batch.key_hash = key_hash
-        return batch, index, sealed
 
     def _check_size(self, topic: str, size: int) -> None:
         if size > self._options.max_request_size:
@@ -470,36 +438,13 @@ class Producer(Generic[K, V]):
         while start < len(run.values):
             with self._lock:
                 queue = self._queues.get(queue.name, queue)
-                added = self._try_append_run(queue, run, start, headers)
+                added = self._filling.add_run(queue, run, start, headers, waiting.monotonic_ms())
             if added is None:
                 self._wait_for_room(queue.name)
                 continue
             slices.append(added)
             start += added[2]
         return slices
-
-    def _try_append_run(self, queue: TopicQueue, run: Run, start: int, headers: Headers | None) -> Slice | None:
-        """Add as many records as one batch takes; ``None`` if the buffer is full. Called with the lock held."""
-        batch = queue.opens[queue.sticky if run.partition is None else run.partition]
-        end = run.cut(start, batch.room)
-        if end == start and batch.values:
-            self._accumulator.seal(batch)
-            batch = queue.opens[queue.sticky if run.partition is None else run.partition]
-            end = run.cut(start, batch.room)
-        if self._accumulator.bytes > self._options.buffer_memory:
-            return None
-        end = max(end, start + 1)
-        index = len(batch.values)
-        if index == 0:
-            self._accumulator.begin(batch, waiting.monotonic_ms())
-        batch.room -= run.size(start, end)
-        keys = run.keys[start:end] or [None] * (end - start)
-        batch.add(keys, run.values[start:end], run.timestamps[start:end], headers)
-        if batch.key_hash is None:
-            batch.key_hash = run.key_hash
-        if end < len(run.values):
-            self._accumulator.seal(batch)
-        return batch, index, end - start
 
     def _wait_for_room(self, topic: str) -> None:
         if not self._sender.wait_for_room(self._options.max_block_ms):
