@@ -295,7 +295,7 @@ class Consumer(Generic[K, V]):
                 end = None if ends is None else ends.get(position.tp, 0)
                 try:
                     taken = position.take(most, end, self._key_of, self._value_of)
-                except Exception:
+                except Exception:  # whatever it is: what was taken of other partitions must not be lost with it
                     if records:
                         break  # hand those out first; the error stays and comes next
                     raise

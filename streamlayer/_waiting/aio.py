@@ -182,7 +182,7 @@ class Task:
     async def _guard(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
         try:
             await run()
-        except Exception:
+        except Exception:  # nobody awaits it: its death is told here or nowhere
             logger.exception("%s died", name)
 
     def is_alive(self) -> bool:

@@ -151,7 +151,7 @@ class Task:
     def _guard(self, run: Callable[[], None]) -> None:
         try:
             run()
-        except Exception:
+        except Exception:  # nobody joins it for a result: its death is told here or nowhere
             logger.exception("%s died", self._thread.name)
 
     def is_alive(self) -> bool:

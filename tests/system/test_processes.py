@@ -416,7 +416,7 @@ pestering = True
 def pester():
     global pestering
     for _ in range(300):
-        time.sleep(random.uniform(0.0005, 0.003))
+        time.sleep(random.uniform(0.0005, 0.003))  # waits for nothing: interrupts shall come at any moment
         os.kill(os.getpid(), signal.SIGINT)
     pestering = False
 thread = threading.Thread(target=pester)
