@@ -17,6 +17,9 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
 SHORTEST_RETENTION_MS = 1
+SMALLEST_SEGMENT = 16 * 1024
+LARGEST_SEGMENT = 16 * MIB
+SEGMENTS_KEPT = 16
 
 KAFKA_OPTIONS: dict[str, str] = {
     "bootstrap_servers": "the server is named by url='redis://host:6379/0'",
@@ -100,9 +103,10 @@ class TopicConfig(_Options):
     """A topic's settings; they hold for each of its partitions. -1 means without limit.
 
     :ivar retention_ms: how long a record is kept after its append (``retention.ms``).
-    :ivar retention_bytes: how many bytes a partition keeps (``retention.bytes``); stored, and not yet acted on.
-    :ivar segment_bytes: when a segment is closed (``segment.bytes``); by default ``retention_bytes`` / 8, within
-        1 and 64 MiB.
+    :ivar retention_bytes: how many bytes a partition keeps at least while it has them (``retention.bytes``); what it
+        holds more is a segment and a batch.
+    :ivar segment_bytes: when a segment is closed (``segment.bytes``); by default ``retention_bytes`` / 16, within
+        16 KiB and 16 MiB. Records are dropped by whole segments.
     :ivar max_message_bytes: the largest batch that is taken, as encoded (``max.message.bytes``).
     :ivar partitioner: the hash that places keyed records: ``crc32``, the default of librdkafka's clients.
     """
@@ -112,6 +116,7 @@ class TopicConfig(_Options):
     segment_bytes: int | None = Field(default=None, ge=16 * 1024, le=64 * MIB)
     max_message_bytes: int = Field(default=MIB + 64 * 1024, ge=1024, le=256 * MIB)
     partitioner: Literal["crc32"] = "crc32"
+    message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
 
     @model_validator(mode="after")
     def _agree(self) -> TopicConfig:
@@ -121,11 +126,18 @@ class TopicConfig(_Options):
         return self
 
     @property
+    def timestamp_type(self) -> int:
+        """0: a record carries its producer's time; 1: the server's, of its append."""
+        return 1 if self.message_timestamp_type == "LogAppendTime" else 0
+
+    @property
     def segment_limit(self) -> int:
         """The bytes at which a segment is closed."""
         if self.segment_bytes is not None:
             return self.segment_bytes
-        return 64 * MIB if self.retention_bytes < 0 else min(64 * MIB, max(MIB, self.retention_bytes // 8))
+        if self.retention_bytes < 0:
+            return LARGEST_SEGMENT
+        return min(LARGEST_SEGMENT, max(SMALLEST_SEGMENT, self.retention_bytes // SEGMENTS_KEPT))
 
 
 OptionsT = TypeVar("OptionsT", bound=_Options)
@@ -166,6 +178,32 @@ def topic_config(given: TopicConfig | Mapping[str, Any] | None) -> TopicConfig:
             msg = f"a topic has no setting {name!r}{_nearest(name, TopicConfig.model_fields)}"
             raise ConfigurationError(msg)
     return checked(TopicConfig, named)
+
+
+DECIDED_AT_CREATION = {
+    "partitioner": "keys would change their partition",
+    "message_timestamp_type": "the batches of open producers carry it",
+}
+
+
+def altered_config(current: TopicConfig, changes: TopicConfig | Mapping[str, Any]) -> TopicConfig:
+    """A topic's settings after a change of some.
+
+    :param changes: what is set in it is changed, the rest stays; in a mapping ``None`` means: the default again.
+    :raises ConfigurationError: an unknown name, a bad value, or a setting that cannot be changed.
+    """
+    if isinstance(changes, TopicConfig):
+        named = changes.model_dump(exclude_unset=True)
+    else:
+        named = {name.replace(".", "_"): value for name, value in changes.items()}
+    merged = current.model_dump(exclude_unset=True) | named
+    config = topic_config({name: value for name, value in merged.items() if value is not None})
+    for name, why in DECIDED_AT_CREATION.items():
+        was, wanted = getattr(current, name, None), getattr(config, name, None)
+        if was != wanted:
+            msg = f"{name} is decided when a topic is created ({was!r}); it cannot become {wanted!r}: {why}"
+            raise ConfigurationError(msg)
+    return config
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple
+from typing import TYPE_CHECKING, Generic, Literal, NamedTuple
 
 import msgspec
 from typing_extensions import TypeVar
@@ -159,6 +159,18 @@ class PartitionDescription(NamedTuple):
     segments: int
 
 
+class ConfigEntry(NamedTuple):
+    """One setting of a topic, and where it comes from.
+
+    :ivar value: what holds; -1 means without limit.
+    :ivar source: ``topic``: it was set for this topic; ``default``: nobody set it; ``derived``: it follows from
+        another setting of the topic.
+    """
+
+    value: int | str
+    source: Literal["topic", "default", "derived"]
+
+
 class TopicDescription(NamedTuple):
     """One topic.
 
@@ -172,3 +184,14 @@ class TopicDescription(NamedTuple):
     topic_id: str
     config: TopicConfig
     partitions: tuple[PartitionDescription, ...]
+
+    @property
+    def options(self) -> dict[str, ConfigEntry]:
+        """Each setting by name, as it holds, with its source."""
+        options: dict[str, ConfigEntry] = {}
+        for name in type(self.config).model_fields:
+            source: Literal["topic", "default"] = "topic" if name in self.config.model_fields_set else "default"
+            options[name] = ConfigEntry(getattr(self.config, name), source)
+        if self.config.segment_bytes is None:
+            options["segment_bytes"] = ConfigEntry(self.config.segment_limit, "derived")
+        return options

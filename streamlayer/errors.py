@@ -236,5 +236,5 @@ BY_WORD: dict[str, type[StreamlayerError]] = {
 }
 """Words of ``redis.error_reply`` that a user may see as an error."""
 
-WORDS_FOR_THE_CLIENT = frozenset({"WRONG_PARTITION", "STALE_GENERATION", "GROWING", "SEGMENT", "GAP"})
+WORDS_FOR_THE_CLIENT = frozenset({"WRONG_PARTITION", "STALE_GENERATION", "GROWING", "SEGMENT", "TRIM", "GAP"})
 """Words on which the client acts and tries again; a user never sees them."""

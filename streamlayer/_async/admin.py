@@ -1,24 +1,34 @@
-"""``Admin``: topics made, listed, described and deleted."""
+"""``Admin``: topics made, listed, described, altered, grown, checked and deleted; records deleted."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Never, Self
+from typing import Any, Never, Self
 
 from streamlayer._async.client import Client
-from streamlayer._async.registry import create_topic, delete_topic, open_topic
-from streamlayer._config import refuse_unknown, topic_config
+from streamlayer._async.registry import (
+    alter_topic,
+    create_topic,
+    delete_topic,
+    grow_topic,
+    open_topic,
+    trim_partition,
+)
+from streamlayer._config import TopicConfig, altered_config, refuse_unknown, topic_config
 from streamlayer._core import calls
-from streamlayer._core.checks import check_partition_count
+from streamlayer._core.calls import Checked
+from streamlayer._core.checks import check_deleted_before, check_partition, check_partition_count
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys
-from streamlayer._types import NewTopic, PartitionDescription, TopicDescription
+from streamlayer._core.refusals import Refusal
+from streamlayer._types import NewTopic, PartitionDescription, TopicDescription, TopicPartition
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import UnknownTopicOrPartitionError
+from streamlayer.errors import ConfigurationError, PartitionDamagedError, UnknownTopicOrPartitionError
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 10_000
+TIMEOUT_MS = 10_000
 
 
 class Admin:
@@ -103,13 +113,10 @@ class Admin:
         :param names: which; ``None`` for all.
         :raises UnknownTopicOrPartitionError: one does not exist.
         """
-        if isinstance(names, str):
-            msg = f"describe_topics takes a list of names: describe_topics([{names!r}])"
-            raise TypeError(msg)
-        wanted = await self.list_topics() if names is None else [check_name(name) for name in names]
+        wanted = await self._names(names, "describe_topics")
         described: dict[str, TopicDescription] = {}
         for name in wanted:
-            entry = await open_topic(self._client, name, 10_000)
+            entry = await open_topic(self._client, name, TIMEOUT_MS)
             if entry is None and names is not None:
                 raise UnknownTopicOrPartitionError(await self._unknown(name))
             if entry is not None:
@@ -117,12 +124,117 @@ class Admin:
         return described
 
     async def _describe(self, name: str, entry: TopicEntry) -> TopicDescription:
-        partitions: list[PartitionDescription] = []
-        for number in range(entry.partitions):
-            keys = partition_keys(self._client.namespace, name, number)
-            found = await self._client.call(calls.describe_partition(keys, topic_id=entry.id))
-            partitions.append(PartitionDescription(number, found.log_start, found.next, found.bytes, found.segments))
+        keys = [partition_keys(self._client.namespace, name, number) for number in range(entry.partitions)]
+        found = await self._client.call_all([calls.describe_partition(each, topic_id=entry.id) for each in keys])
+        partitions = [
+            PartitionDescription(number, each.log_start, each.next, each.bytes, each.segments)
+            for number, each in enumerate(found)
+        ]
         return TopicDescription(name, entry.id, entry.topic_config(), tuple(partitions))
+
+    async def alter_configs(self, configs: Mapping[str, TopicConfig | Mapping[str, Any]]) -> None:
+        """Change settings of topics. They hold at once; a shorter retention frees memory before this returns.
+
+        :param configs: per topic what is to change, by our names or Kafka's dotted ones; what is not named stays, and
+            ``None`` means: the default again. ``partitioner`` and ``message_timestamp_type`` are decided at creation.
+        :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
+        :raises ConfigurationError: a setting is wrong, or cannot be changed; of that topic nothing was changed.
+        """
+        for name, changes in {check_name(name): changes for name, changes in configs.items()}.items():
+            while True:
+                entry = await self._open(name)
+                config = altered_config(entry.topic_config(), changes)
+                if await alter_topic(self._client, name, entry, config, TIMEOUT_MS):
+                    break
+
+    async def create_partitions(self, totals: Mapping[str, int]) -> None:
+        """Add partitions to topics. Keys are placed anew; records that are in the log stay where they are.
+
+        Producers and consumers of the topics notice at once. Keyed records wait for some ms meanwhile, so that a key
+        is in one partition at any moment of the log.
+
+        :param totals: per topic how many partitions it shall have; as many as it has changes nothing.
+        :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
+        :raises ConfigurationError: fewer than the topic has (their records would be lost), or too many.
+        """
+        for name, total in {check_name(name): total for name, total in totals.items()}.items():
+            check_partition_count(name, total, MOST_PARTITIONS)
+            entry = await self._open(name)
+            while entry.partitions != total:
+                if total < entry.partitions:
+                    msg = f"topic {name!r} has {entry.partitions} partitions; it cannot have fewer ({total})"
+                    raise ConfigurationError(msg)
+                await grow_topic(self._client, name, entry, total, TIMEOUT_MS)
+                entry = await self._open(name)
+
+    async def delete_records(self, before: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        """Delete a partition's records before an offset (KIP-107). Their memory is freed by whole segments.
+
+        :param before: per partition the first offset to keep; -1 deletes all that is there.
+        :returns: where the logs begin now.
+        :raises UnknownTopicOrPartitionError: there is no such partition; in those before it records were deleted.
+        :raises OffsetOutOfRangeError: an offset is beyond the log's end.
+        """
+        starts: dict[TopicPartition, int] = {}
+        for tp, offset in {TopicPartition(*tp): offset for tp, offset in before.items()}.items():
+            check_deleted_before(tp, offset)
+            entry = await self._open(check_name(tp.topic))
+            check_partition(tp.topic, tp.partition, entry.partitions)
+            await self._delete_before(tp, entry.id, offset)
+            starts[tp] = await trim_partition(self._client, tp.topic, tp.partition, entry.id)
+        return starts
+
+    async def _delete_before(self, tp: TopicPartition, topic_id: str, offset: int) -> None:
+        keys = partition_keys(self._client.namespace, *tp)
+        segment = 0
+        while True:
+            call = calls.delete_records(keys, topic_id=topic_id, before=offset, segment=segment)
+            try:
+                await self._client.call(call)
+            except Refusal as refusal:
+                segment = int(refusal.detail)
+            else:
+                return
+
+    async def check_topics(self, names: Iterable[str] | None = None) -> dict[TopicPartition, str]:
+        """Hold what is stored of topics against itself: offsets, fields, indexes, sizes. It reads all of it.
+
+        :param names: which; ``None`` for all.
+        :returns: what contradicts, in words, by partition; empty if nothing does.
+        :raises UnknownTopicOrPartitionError: one does not exist.
+        """
+        found: dict[TopicPartition, str] = {}
+        for name in await self._names(names, "check_topics"):
+            entry = await self._open(name)
+            for number in range(entry.partitions):
+                contradiction = await self._check(name, number, entry.id)
+                if contradiction:
+                    found[TopicPartition(name, number)] = contradiction
+        return found
+
+    async def _check(self, name: str, number: int, topic_id: str) -> str:
+        keys = partition_keys(self._client.namespace, name, number)
+        checked = Checked(-1, 0, 0, "")
+        while True:
+            call = calls.check(keys, topic_id=topic_id, segment=checked.segment, rank=checked.rank, size=checked.bytes)
+            try:
+                checked = await self._client.call(call)
+            except PartitionDamagedError as damaged:
+                return str(damaged)
+            if checked.segment < 0 or checked.contradiction:
+                return checked.contradiction
+
+    async def _open(self, name: str) -> TopicEntry:
+        entry = await open_topic(self._client, name, TIMEOUT_MS)
+        if entry is None:
+            raise UnknownTopicOrPartitionError(await self._unknown(name))
+        return entry
+
+    async def _names(self, names: Iterable[str] | None, method: str) -> list[str]:
+        if isinstance(names, str):
+            msg = f"{method} takes a list of names: {method}([{names!r}])"
+            raise TypeError(msg)
+        return await self.list_topics() if names is None else [check_name(name) for name in names]
 
     async def _unknown(self, name: str) -> str:
         there = await self.list_topics()

@@ -11,7 +11,7 @@ from streamlayer._async.client import Client
 from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._async.registry import open_topic
 from streamlayer._core.checks import check_assigned, check_partition
-from streamlayer._core.entries import READY, TopicEntry
+from streamlayer._core.entries import READY, USABLE, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys, registry_channel
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import where
@@ -130,7 +130,7 @@ class Assignment:
                 finished = await open_topic(self._client, name, timeout_ms)
                 if finished is not None:
                     entries[name] = finished
-        ready = {name: entry for name, entry in entries.items() if entry.state == READY}
+        ready = {name: entry for name, entry in entries.items() if entry.state in USABLE}
         if self._pattern is not None:
             matched = {name for name in ready if self._pattern.fullmatch(name)}
             self._late |= matched - self.topics if self._seen_once else set()

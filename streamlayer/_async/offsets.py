@@ -52,13 +52,15 @@ class Offsets:
 
     async def at_time(self, position: PartitionPosition, timestamp: int) -> OffsetAndTimestamp | None:
         """The first record at or after a time; ``None`` if there is none."""
-        segment = position.segment
+        segment, after = position.segment, 0
         while True:
-            call = calls.list_offsets(position.keys, topic_id=position.topic_id, timestamp=timestamp, segment=segment)
+            call = calls.list_offsets(
+                position.keys, topic_id=position.topic_id, timestamp=timestamp, segment=segment, after=after
+            )
             try:
                 listed = await self._client.call(call)
             except Refusal as refusal:
-                segment = int(refusal.detail)
+                segment = after = int(refusal.detail)
                 continue
             if listed.field is None:
                 return None

@@ -17,6 +17,9 @@ from streamlayer._core.scripts import Script
 
 T = TypeVar("T")
 
+SEGMENTS_AT_ONCE = 64
+"""How many segments a call names, so that none keeps the server long; the scripts know the same number."""
+
 Reply = list[Any]
 """What a script answered, its tag removed."""
 
@@ -42,12 +45,15 @@ class Appended(NamedTuple):
     :ivar base_offset: its first record's offset.
     :ivar append_time: server time of the append, ms since the epoch.
     :ivar segment: the open segment, for the next append.
+    :ivar epochs: the log's epochs.
+    :ivar generation: the topic's layout generation, as the partition knows it.
     """
 
     base_offset: int
     append_time: int
     segment: int
     epochs: str
+    generation: int
 
 
 class Field(NamedTuple):
@@ -111,6 +117,34 @@ class DescribedPartition(NamedTuple):
     partitions: int
 
 
+class Trimmed(NamedTuple):
+    """What a trim left.
+
+    :ivar log_start: the first offset the log holds.
+    :ivar first: the oldest segment that may still go; -1 for none.
+    :ivar last: the newest.
+    """
+
+    log_start: int
+    first: int
+    last: int
+
+
+class Checked(NamedTuple):
+    """How far a check got, and what contradicts.
+
+    :ivar segment: where to go on; -1 when all was looked at.
+    :ivar rank: of the next field.
+    :ivar bytes: of the fields before it.
+    :ivar contradiction: what is wrong, in words; empty if nothing is.
+    """
+
+    segment: int
+    rank: int
+    bytes: int
+    contradiction: str
+
+
 class RegistryChange(NamedTuple):
     """Whether an entry was changed, and what it is now (empty: there is none)."""
 
@@ -120,8 +154,8 @@ class RegistryChange(NamedTuple):
 
 
 def _appended(reply: Reply) -> Appended:
-    base, time, segment, epochs = reply
-    return Appended(base, time, segment, epochs.decode())
+    base, time, segment, epochs, generation = reply
+    return Appended(base, time, segment, epochs.decode(), generation)
 
 
 def append(
@@ -214,12 +248,18 @@ def _listed(reply: Reply) -> ListedOffsets:
     return ListedOffsets(start, end, Field(*field) if field else None)
 
 
-def list_offsets(keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0) -> Call[ListedOffsets]:
-    """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into."""
+def list_offsets(
+    keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0, after: int = 0
+) -> Call[ListedOffsets]:
+    """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into.
+
+    :param segment: the segment believed to hold the first record at or after the time.
+    :param after: the first segment to look at: a refusal that named one said that those before it hold no such record.
+    """
     return Call(
         scripts.LIST_OFFSETS,
         (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
-        (topic_id, timestamp, segment),
+        (topic_id, timestamp, segment, after),
         _listed,
     )
 
@@ -235,6 +275,7 @@ def create_partition(
     segment_bytes: int,
     max_message_bytes: int,
     config_version: int,
+    timestamp_type: int = 0,
 ) -> Call[CreatedPartition]:
     """Make an empty partition unless there is one."""
     return Call(
@@ -248,7 +289,7 @@ def create_partition(
             retention_bytes,
             segment_bytes,
             max_message_bytes,
-            0,
+            timestamp_type,
             config_version,
         ),
         lambda reply: CreatedPartition(reply[0].decode(), reply[1], reply[2]),
@@ -264,12 +305,101 @@ def delete_partition(
         is gone.
     """
     first, last = segments
-    named = [key for number in range(first, last + 1) for key in keys.segment(number)]
+    last = min(last, first + SEGMENTS_AT_ONCE - 1)
     return Call(
         scripts.DELETE_PARTITION,
-        (keys.meta, keys.tail, keys.segs, keys.producers, *named),
+        (keys.meta, keys.tail, keys.segs, keys.producers, *_named(keys, first, last)),
         (topic_id, first, last),
-        lambda reply: None if reply[0] < 0 else (reply[0], reply[1]),
+        _range,
+    )
+
+
+def _named(keys: PartitionKeys, first: int, last: int) -> list[str]:
+    return [key for number in range(first, last + 1) for key in keys.segment(number)]
+
+
+def _range(reply: Reply) -> tuple[int, int] | None:
+    return None if reply[0] < 0 else (reply[0], reply[1])
+
+
+def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, -1)) -> Call[Trimmed]:
+    """Free whole segments that retention, or a deletion of records, no longer keeps.
+
+    :param segments: the first and the last segment to name, 64 at most (more are left out); by default none: the answer
+        says which.
+    """
+    first, last = segments[0], min(segments[1], segments[0] + SEGMENTS_AT_ONCE - 1)
+    return Call(
+        scripts.TRIM,
+        (keys.meta, keys.segs, *_named(keys, first, last)),
+        (topic_id, first, last),
+        lambda reply: Trimmed(*reply),
+    )
+
+
+def alter_partition(
+    keys: PartitionKeys,
+    *,
+    topic_id: str,
+    config_version: int,
+    segments: tuple[int, int] = (0, -1),
+    retention_ms: int,
+    retention_bytes: int,
+    segment_bytes: int,
+    max_message_bytes: int,
+) -> Call[tuple[int, int] | None]:
+    """Give a partition newer settings. The expiry of its keys follows, 64 segments a call.
+
+    :param segments: the first and the last segment to name, at first none; the answer says which to name next,
+        ``None`` when all is done.
+    """
+    first, last = segments[0], min(segments[1], segments[0] + SEGMENTS_AT_ONCE - 1)
+    return Call(
+        scripts.ALTER_PARTITION,
+        (keys.meta, keys.tail, keys.segs, *_named(keys, first, last)),
+        (topic_id, config_version, first, last, retention_ms, retention_bytes, segment_bytes, max_message_bytes),
+        _range,
+    )
+
+
+def delete_records(keys: PartitionKeys, *, topic_id: str, before: int, segment: int = 0) -> Call[int]:
+    """Raise the log start; the answer is where the log begins now.
+
+    :param before: the first offset to keep; -1 for none.
+    :param segment: the segment believed to be open.
+    """
+    return Call(
+        scripts.DELETE_RECORDS,
+        (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
+        (topic_id, before, segment),
+        lambda reply: int(reply[0]),
+    )
+
+
+def freeze_partition(keys: PartitionKeys, *, topic_id: str, generation: int, partitions: int) -> Call[int]:
+    """Have a partition refuse keyed batches until it has the next layout; the answer is its generation.
+
+    :param generation: of the next layout.
+    :param partitions: how many partitions the topic will have.
+    """
+    return Call(scripts.FREEZE_PARTITION, (keys.meta,), (topic_id, generation, partitions), lambda reply: int(reply[0]))
+
+
+def grow_partition(keys: PartitionKeys, *, topic_id: str, generation: int, partitions: int) -> Call[int]:
+    """Give a partition the next layout; the answer is its generation."""
+    return Call(scripts.GROW_PARTITION, (keys.meta,), (topic_id, generation, partitions), lambda reply: int(reply[0]))
+
+
+def check(keys: PartitionKeys, *, topic_id: str, segment: int = -1, rank: int = 0, size: int = 0) -> Call[Checked]:
+    """Hold a partition's keys against each other, a part at a time.
+
+    :param segment: with ``rank`` and ``size`` what the last call answered; at first left out.
+    """
+    return Call(
+        scripts.CHECK,
+        (keys.meta, keys.tail, keys.segs, *keys.segment(max(segment, 0))),
+        (topic_id, segment, rank, size),
+        lambda reply: Checked(reply[0], reply[1], reply[2], reply[3].decode() if len(reply) > 3 else ""),
     )
 
 

@@ -22,6 +22,16 @@ def check_offset(tp: TopicPartition, offset: Any) -> None:
         raise ConfigurationError(msg)
 
 
+def check_deleted_before(tp: TopicPartition, offset: Any) -> None:
+    """An offset to delete before.
+
+    :raises ConfigurationError: it is no int, or below -1.
+    """
+    if not _whole(offset) or offset < -1:
+        msg = f"delete_records({{{tp!r}: {offset!r}}}): the first offset to keep, from 0 on, or -1 to delete all"
+        raise ConfigurationError(msg)
+
+
 def check_partition(topic: str, partition: Any, count: int) -> None:
     """A partition of a topic that has ``count``.
 

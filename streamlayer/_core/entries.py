@@ -1,7 +1,7 @@
 """The registry's entries: one topic each, as JSON; states and the changes between them.
 
-States: ``creating`` → ``ready`` → ``deleting`` → no entry. Whoever meets a topic half done finishes it: the entry says
-what was meant (an intent), and each step may be done twice.
+States: ``creating`` → ``ready`` → ``deleting`` → no entry; from ``ready`` to ``growing`` or ``altering`` and back.
+Whoever meets a topic half done finishes it: the entry says what was meant (an intent), and each step may be done twice.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ from streamlayer.errors import UnsupportedVersionError
 
 CREATING = "creating"
 READY = "ready"
+GROWING = "growing"
+ALTERING = "altering"
 DELETING = "deleting"
+USABLE = frozenset({READY, GROWING, ALTERING})
+"""States in which records can be appended and read: a growing topic has its old layout until it is ready."""
 ENTRY_VERSION = 1
 
 
@@ -23,11 +27,12 @@ class TopicEntry(msgspec.Struct, frozen=True):
     """A topic as the registry knows it.
 
     :ivar id: 32 hex digits, random at creation.
-    :ivar state: ``creating``, ``ready`` or ``deleting``.
+    :ivar state: ``creating``, ``ready``, ``growing``, ``altering`` or ``deleting``.
     :ivar partitions: how many.
     :ivar generation: of the layout; it rises when partitions are added.
     :ivar config: the settings by name; what is missing has its default.
     :ivar config_version: rises with each change of the settings.
+    :ivar target: how many partitions a growing topic will have; 0 otherwise.
     :ivar v: the entry's own version.
     :ivar stored: the bytes it was read from, which the next change is compared with; empty for a new one.
     """
@@ -38,12 +43,37 @@ class TopicEntry(msgspec.Struct, frozen=True):
     generation: int = 1
     config: dict[str, Any] = {}
     config_version: int = 1
+    target: int = 0
     v: int = ENTRY_VERSION
     stored: bytes = b""
 
     def with_state(self, state: str) -> TopicEntry:
         """The same topic in another state."""
         return msgspec.structs.replace(self, state=state, stored=b"")
+
+    def growing_to(self, partitions: int) -> TopicEntry:
+        """The intent to have more partitions."""
+        return msgspec.structs.replace(self, state=GROWING, target=partitions, stored=b"")
+
+    def grown(self) -> TopicEntry:
+        """The intent carried out."""
+        return msgspec.structs.replace(
+            self, state=READY, partitions=self.target, generation=self.generation + 1, target=0, stored=b""
+        )
+
+    def not_grown(self) -> TopicEntry:
+        """The intent given up."""
+        return msgspec.structs.replace(self, state=READY, target=0, stored=b"")
+
+    def altered_to(self, config: TopicConfig) -> TopicEntry:
+        """The intent to have other settings."""
+        return msgspec.structs.replace(
+            self,
+            state=ALTERING,
+            config=config.model_dump(exclude_unset=True),
+            config_version=self.config_version + 1,
+            stored=b"",
+        )
 
     def topic_config(self) -> TopicConfig:
         """The settings, checked and completed by the defaults."""

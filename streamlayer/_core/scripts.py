@@ -129,9 +129,29 @@ def load(name: str) -> Script:
 APPEND: Final = load("append")
 FETCH: Final = load("fetch")
 LIST_OFFSETS: Final = load("list_offsets")
+TRIM: Final = load("trim")
 CREATE_PARTITION: Final = load("create_partition")
 DELETE_PARTITION: Final = load("delete_partition")
 DESCRIBE_PARTITION: Final = load("describe_partition")
+ALTER_PARTITION: Final = load("alter_partition")
+FREEZE_PARTITION: Final = load("freeze_partition")
+GROW_PARTITION: Final = load("grow_partition")
+DELETE_RECORDS: Final = load("delete_records")
+CHECK: Final = load("check")
 REGISTRY: Final = load("registry")
 
-ALL: Final = (APPEND, FETCH, LIST_OFFSETS, CREATE_PARTITION, DELETE_PARTITION, DESCRIBE_PARTITION, REGISTRY)
+ALL: Final = (
+    APPEND,
+    FETCH,
+    LIST_OFFSETS,
+    TRIM,
+    CREATE_PARTITION,
+    DELETE_PARTITION,
+    DESCRIBE_PARTITION,
+    ALTER_PARTITION,
+    FREEZE_PARTITION,
+    GROW_PARTITION,
+    DELETE_RECORDS,
+    CHECK,
+    REGISTRY,
+)

@@ -1,8 +1,8 @@
 -- append: add one batch to a partition, once for each (producer, epoch, sequence).
 -- KEYS: meta tail segs producers log index times
 -- ARGV: topic_id partition:int generation key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int frame channel
--- returns: base_offset append_time open_segment epochs
--- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION TOO_LARGE BAD_TIMESTAMP SEGMENT
+-- returns: base_offset append_time open_segment epochs generation
+-- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION TOO_LARGE BAD_TIMESTAMP SEGMENT TRIM
 -- flags: -
 -- slot: one partition's
 -- cost: O(frame), some 20 commands at most; 15-35 us
@@ -15,14 +15,16 @@ local HOUR_MS = 3600000
 
 local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'partitions', 'segment', 'segment_base',
   'segment_bytes', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'epochs', 'armed',
-  'retention_ms', 'segment_limit', 'max_message_bytes', 'timestamp_type', 'growing', 'scan')
+  'retention_ms', 'segment_limit', 'max_message_bytes', 'timestamp_type', 'growing', 'scan', 'retention_bytes',
+  'segment_position', 'trim_at', 'start')
 if not m then return refusal end
 local now = server_ms()
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
 local p = {
   next = tonumber(m[1]), segment = tonumber(m[4]), segment_base = tonumber(m[5]), segment_bytes = tonumber(m[6]),
   segment_at = tonumber(m[7]), tail_base = tonumber(m[8]), tail_len = tonumber(m[9]), max_timestamp = tonumber(m[10]),
-  deadline = tonumber(m[11]), retention_ms = tonumber(m[14]),
+  deadline = tonumber(m[11]), retention_ms = tonumber(m[14]), retention_bytes = tonumber(m[20]),
+  segment_position = tonumber(m[21]), trim_at = tonumber(m[22]), start = tonumber(m[23]),
 }
 local epochs, armed = m[12], m[13]
 
@@ -34,7 +36,7 @@ if producer ~= '' then
   local verdict, detail, time = judge_sequence(entry, producer_epoch, sequence, count, crc)
   if verdict == 'duplicate' then
     redis.call('HSET', producers, producer, touch_producer(entry, now))
-    return { tag, detail, time, p.segment, epochs }
+    return { tag, detail, time, p.segment, epochs, tonumber(m[2]) }
   end
   if verdict ~= 'append' then return refuse(verdict, detail) end
 end
@@ -96,6 +98,15 @@ if old then
   return refuse('SEGMENT', int(p.segment))
 end
 
+-- Whole old segments go before more comes: a bounded number of them, named by the caller to `trim`. By size when the
+-- rest holds retention_bytes; by time when a segment begins.
+local by_size = p.trim_at >= 0 and p.segment_bytes >= p.trim_at
+if by_size or p.segment_at == 0 then
+  if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
+  local first, last = superfluous(segs, p, now)
+  if first then return refuse('TRIM', int(first) .. ' ' .. int(last)) end
+end
+
 -- From here on nothing is refused.
 -- A server hashes each Lua string whole: a second one of a large frame would cost as much as all the rest. So a large
 -- frame's append time stays zero, unless it is the time of its records.
@@ -126,4 +137,4 @@ if armed then
   redis.call('HDEL', meta, 'armed')
   redis.pcall('PUBLISH', channel, int(partition)) -- the batch is in the log, even if an ACL forbids the channel
 end
-return { tag, base, now, p.segment, epochs }
+return { tag, base, now, p.segment, epochs, tonumber(m[2]) }

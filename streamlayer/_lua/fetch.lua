@@ -10,12 +10,13 @@
 -- @include lib/meta
 -- @include lib/log_start
 local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'segment', 'segment_base', 'segment_at',
-  'tail_base', 'tail_len', 'deadline', 'epochs', 'armed', 'retention_ms', 'start')
+  'tail_base', 'tail_len', 'deadline', 'epochs', 'armed', 'retention_ms', 'start', 'segment_position')
 if not m then return refusal end
 local now = server_ms()
 local p = {
   next = tonumber(m[1]), segment = tonumber(m[3]), segment_base = tonumber(m[4]), tail_base = tonumber(m[6]),
   tail_len = tonumber(m[7]), deadline = tonumber(m[8]), retention_ms = tonumber(m[11]), start = tonumber(m[12]),
+  segment_position = tonumber(m[13]),
 }
 local epochs = m[9]
 

@@ -1,21 +1,25 @@
 -- list_offsets: where a log begins and ends, and the field with the first record at or after a time.
 -- KEYS: meta tail segs log index times
--- ARGV: topic_id timestamp:int segment:int
+-- ARGV: topic_id timestamp:int segment:int after:int
 -- returns: log_start next (base last bytes)?
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED SEGMENT
 -- flags: no-writes
 -- slot: one partition's
--- cost: O(closed segments + field); timestamp -1 asks for the two offsets only
+-- cost: O(500 closed segments + field); timestamp -1 asks for the two offsets only. SEGMENT says where to go on: what
+-- is before that segment holds no such record, and the caller passes it as `after` too.
 -- @include lib/reply
 -- @include lib/meta
 -- @include lib/log_start
+local SEGMENTS_LOOKED_AT = 500
+
 local m, refusal = read_meta(meta, topic_id, 'next', 'segment', 'segment_base', 'tail_base', 'tail_len', 'deadline',
-  'retention_ms', 'start', 'max_timestamp')
+  'retention_ms', 'start', 'max_timestamp', 'segment_position')
 if not m then return refusal end
 local now = server_ms()
 local p = {
   next = tonumber(m[1]), segment = tonumber(m[2]), segment_base = tonumber(m[3]), tail_base = tonumber(m[4]),
   deadline = tonumber(m[6]), retention_ms = tonumber(m[7]), start = tonumber(m[8]),
+  segment_position = tonumber(m[10]),
 }
 local start, first = log_start(segs, p, now)
 if not start then return refuse('FOREIGN', segs) end
@@ -23,14 +27,19 @@ local reply = { tag, start, p.next }
 if timestamp < 0 or start == p.next then return reply end
 
 -- Each segment knows its own highest timestamp: the first that reaches the time holds the record.
-local holder = nil
-for _, member in ipairs(redis.call('ZRANGE', segs, 1, -1)) do
-  local number, _, _, max_timestamp = string.match(member, '^(%d+):(%d+):(%d+):(%-?%d+)$')
-  if tonumber(number) >= first and tonumber(max_timestamp) >= timestamp then
-    holder = tonumber(number)
+local holder
+local from = math.max(first, after)
+local rank = math.max(1, last_rank(segs, 1, from))
+for _, member in ipairs(redis.call('ZRANGE', segs, rank, rank + SEGMENTS_LOOKED_AT - 1)) do
+  local number = closed_segment(member)
+  local max_timestamp = tonumber(string.match(member, '%-?%d+$'))
+  if number >= from and max_timestamp >= timestamp then
+    holder = number
     break
   end
+  from = math.max(from, number + 1)
 end
+if not holder and from < p.segment then return refuse('SEGMENT', int(from)) end
 if not holder then
   if tonumber(m[9]) < timestamp then return reply end
   holder = p.segment

@@ -20,6 +20,8 @@ from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnav
 
 T = TypeVar("T")
 
+CALLS_AT_ONCE = 100
+
 
 def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction: bool) -> Settings:
     """How to connect: by a URL, or like a redis-py client (its settings are copied, its connections never used).
@@ -141,6 +143,28 @@ class Client:
                 raise error
             attempt += 1
             waiting.sleep_ms(wait_ms)
+
+    def call_all(self, batch: Sequence[Call[T]], timeout_ms: int = 10_000) -> list[T]:
+        """Execute calls, many in one go; what could not be done at once is tried again one by one.
+
+        :raises Refusal: a script wants something else of the client.
+        :raises StreamlayerError: what became of the first that failed.
+        """
+        results: list[T] = []
+        for start in range(0, len(batch), CALLS_AT_ONCE):
+            part = batch[start : start + CALLS_AT_ONCE]
+            outcomes: list[Any] = [None] * len(part)
+            try:
+                outcomes = self.execute(part)
+            except ServerUnavailableError:
+                if not self.reached:
+                    raise
+            for call, outcome in zip(part, outcomes, strict=True):
+                if outcome is None or isinstance(outcome, Exception):
+                    results.append(self.call(call, timeout_ms))
+                else:
+                    results.append(outcome)
+        return results
 
     def topic(self, name: str, timeout_ms: int = 10_000) -> TopicEntry | None:
         """One topic's entry in the registry, in whatever state; ``None`` if there is none."""

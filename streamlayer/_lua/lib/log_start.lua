@@ -1,31 +1,42 @@
+-- Where a log begins, and which closed segment holds an offset.
+-- @include lib/retention
+
+-- The rank of the last closed segment whose number (place 1) or base (place 2) is not above a value; 0 if there is none.
+local function last_rank(segs, place, value)
+  local low, high = 1, redis.call('ZCARD', segs) - 1
+  while low <= high do
+    local middle = math.floor((low + high) / 2)
+    local found = { closed_segment(redis.call('ZRANGE', segs, middle, middle)[1]) }
+    if found[place] <= value then low = middle + 1 else high = middle - 1 end
+  end
+  return high
+end
+
+-- The closed segment that holds an offset: its number and position, nil if none does.
+local function closed_segment_of(segs, offset)
+  local rank = last_rank(segs, 2, offset)
+  if rank < 1 then return nil end
+  local number, _, position = closed_segment(redis.call('ZRANGE', segs, rank, rank)[1])
+  return number, position
+end
+
 -- The first offset that may be served, by the rule that append and expiry follow: a closed segment lives until
--- close + retention_ms, the open one until its deadline. Returns it, and the number of the segment it lies in; nil if
--- segs is somebody else's.
+-- close + retention_ms, the open one until its deadline; what was deleted is below `start`. Returns it, the number of
+-- the segment it lies in, and that one's position; nil if segs is somebody else's.
 local function log_start(segs, p, now)
   local oldest = p.retention_ms >= 0 and '(' .. int(now - p.retention_ms) or '0'
   local found = redis.pcall('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)
   if found.err then return nil end
-  local first = found[1]
-  local number, base = p.segment, p.segment_base
-  if first then
-    number, base = string.match(first, '^(%d+):(%d+):')
+  local number, base, position = p.segment, p.segment_base, p.segment_position
+  if found[1] then
+    number, base, position = closed_segment(found[1])
+    if p.start >= p.segment_base then
+      number, position = p.segment, p.segment_position
+    elseif p.start > base then
+      number, position = closed_segment_of(segs, p.start)
+    end
   elseif p.deadline > 0 and p.deadline <= now then
     base = p.next
   end
-  return math.max(tonumber(base), p.start), tonumber(number)
-end
-
--- The closed segment that holds an offset: the last one whose base is not above it.
-local function closed_segment_of(segs, offset)
-  local low, high, number = 1, redis.call('ZCARD', segs) - 1, nil
-  while low <= high do
-    local middle = math.floor((low + high) / 2)
-    local n, base = string.match(redis.call('ZRANGE', segs, middle, middle)[1], '^(%d+):(%d+):')
-    if tonumber(base) <= offset then
-      number, low = tonumber(n), middle + 1
-    else
-      high = middle - 1
-    end
-  end
-  return number
+  return math.max(base, p.start), number, position
 end

@@ -1,5 +1,6 @@
 -- Where a partition's frames lie: a tail string (the newest, small ones) and segments, each a hash of fields found
 -- through two sorted sets. `p` is the partition's state as the calling script read it and will write it back.
+-- @include lib/retention
 local TAIL_LIMIT = 4080
 local SEGMENT_AGE_LIMIT_MS = 86400000
 
@@ -30,7 +31,7 @@ end
 local function save_all(meta, p)
   save_tail(meta, p)
   redis.call('HSET', meta, 'segment', p.segment, 'segment_base', p.segment_base, 'segment_at', p.segment_at,
-    'tail_base', p.tail_base)
+    'tail_base', p.tail_base, 'segment_position', int(p.segment_position), 'trim_at', int(p.trim_at))
 end
 
 -- One field of the open segment: its frames, the last offset they hold, the segment's highest timestamp so far.
@@ -58,8 +59,10 @@ end
 
 local function next_segment(p, keys)
   redis.call('SET', keys.tail, '')
+  p.segment_position = p.segment_position + p.segment_bytes
   p.segment, p.segment_base, p.segment_bytes, p.segment_at = p.segment + 1, p.next, 0, 0
   p.tail_base, p.tail_len, p.deadline, p.max_timestamp = p.next, 0, 0, -1
+  p.trim_at = trim_threshold(keys.segs, p)
 end
 
 local function close_segment(p, keys, now)
@@ -69,13 +72,12 @@ local function close_segment(p, keys, now)
   -- A segment that was idle before it is closed ends when its newest record does, not retention_ms from now.
   local closed = p.deadline > 0 and math.min(now, p.deadline - p.retention_ms) or now
   closed = math.max(closed, tonumber(newest[2] or 0))
-  local member = string.format('%016d:%d:%d:%d', p.segment, p.segment_base, p.segment_bytes, p.max_timestamp)
+  local member = string.format('%016d:%d:%d:%d', p.segment, p.segment_base, p.segment_position, p.max_timestamp)
   redis.call('ZADD', keys.segs, int(closed), member)
   if p.retention_ms >= 0 then
     for _, name in ipairs({ 'log', 'index', 'times' }) do
       redis.call('PEXPIREAT', keys[name], int(closed + p.retention_ms))
     end
-    redis.call('ZREMRANGEBYSCORE', keys.segs, 0, int(now - p.retention_ms))
   end
   next_segment(p, keys)
 end
