@@ -6,16 +6,18 @@ import argparse
 import sys
 import time
 
-from benchmarks import latency, memory, profile, reading, rounds, table, versions, waiting, writing
+from benchmarks import growth, hashing, latency, memory, profile, reading, rounds, table, versions, waiting, writing
 from benchmarks.place import make_place
 from benchmarks.scale import FULL, QUICK
 
 GROUPS = {
     "writing": writing.GROUP,
+    "hashing": hashing.GROUP,
     "reading": reading.GROUP,
     "memory": memory.GROUP,
     "latency": latency.GROUP,
     "waiting": waiting.GROUP,
+    "growth": growth.GROUP,
 }
 
 
@@ -59,6 +61,8 @@ def main() -> int:
     rows = [row for group in groups for row in group.rows]
     print(f"{count} round(s) in {time.monotonic() - started:.0f} s; figures are medians, ratios those of each round\n")
     print("\n".join(table.lines(rows, results)))
+    if place.notes:
+        print("\n" + "\n".join(place.notes))
     failed = table.missed(rows, results)
     print(f"\n{len(failed)} of {sum(row.target is not None for row in rows)} targets missed")
     if failed:

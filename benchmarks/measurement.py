@@ -20,6 +20,7 @@ class Unit(Enum):
 
     RATE = "records/s"
     MICROSECONDS = "µs"
+    NANOSECONDS = "ns/record"
     BYTES = "bytes/record"
 
 
@@ -50,7 +51,7 @@ class Group:
     """Probes that take turns, and the rows made of their figures.
 
     :ivar probes: ours and the baselines, neighbours where they are compared.
-    :ivar once: what they find does not vary: one round is enough.
+    :ivar once: what they find does not vary, or they take turns by themselves: one round is enough.
     """
 
     probes: tuple[Probe, ...]

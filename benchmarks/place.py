@@ -10,7 +10,7 @@ import redis
 
 from benchmarks.records import Records, make
 from benchmarks.scale import Scale
-from streamlayer import Admin
+from streamlayer import Admin, NewTopic, TopicConfig
 from streamlayer.embedded import Server
 
 TOPIC = "bench"
@@ -22,6 +22,7 @@ class Place:
 
     :ivar url: for redis-py and streamlayer alike.
     :ivar plain: a blocking redis-py client.
+    :ivar notes: what probes have to say besides their figures.
     """
 
     def __init__(self, url: str, scale: Scale) -> None:
@@ -29,17 +30,18 @@ class Place:
         self.scale = scale
         self.records: Records = make(max(scale.batched, scale.streamed))
         self.plain: redis.Redis = redis.Redis.from_url(url)
+        self.notes: list[str] = []
 
     @contextmanager
-    def topic(self) -> Iterator[str]:
+    def topic(self, config: TopicConfig | None = None) -> Iterator[str]:
         """A topic with the default of 4 partitions, there for one measurement."""
         with Admin(url=self.url) as admin:
-            admin.create_topics([TOPIC])
+            admin.create_topics([NewTopic(TOPIC, config=config)])
             try:
                 yield TOPIC
             finally:
                 admin.delete_topics([TOPIC])
-                self._freed()
+                self.freed()
 
     @contextmanager
     def stream(self) -> Iterator[str]:
@@ -48,7 +50,7 @@ class Place:
             yield STREAM
         finally:
             self.plain.unlink(STREAM)
-            self._freed()
+            self.freed()
 
     def clear(self) -> None:
         """An empty server with an empty append-only file, so that rounds begin alike."""
@@ -56,9 +58,17 @@ class Place:
         self.plain.bgrewriteaof()
         self._wait_until_none("persistence", "aof_rewrite_in_progress", "aof_rewrite_scheduled")
 
-    def _freed(self) -> None:
+    def freed(self) -> None:
         """The server frees what was deleted in a thread beside it: not while something else is measured."""
         self._wait_until_none("memory", "lazyfree_pending_objects")
+
+    def written(self) -> None:
+        """Wait until the server has handed its append-only file to the disk."""
+        self._wait_until_none("persistence", "aof_pending_bio_fsync", "aof_buffer_length")
+
+    def note(self, text: str) -> None:
+        """Have something said under the table."""
+        self.notes.append(text)
 
     def _wait_until_none(self, section: str, *names: str) -> None:
         while True:

@@ -9,6 +9,7 @@ from streamlayer._sync.consumer import Consumer
 from streamlayer._sync.producer import Producer
 from streamlayer._types import (
     AppendedRange,
+    ConfigEntry,
     ConsumerRecord,
     Health,
     NewTopic,
@@ -57,6 +58,7 @@ __all__ = [
     "AuthenticationFailedError",
     "AuthorizationError",
     "BufferFullError",
+    "ConfigEntry",
     "ConfigurationError",
     "Consumer",
     "ConsumerRecord",

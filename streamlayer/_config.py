@@ -18,7 +18,7 @@ DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
 SHORTEST_RETENTION_MS = 1
 SMALLEST_SEGMENT = 16 * 1024
-LARGEST_SEGMENT = 16 * MIB
+LARGEST_SEGMENT = 8 * MIB
 SEGMENTS_KEPT = 16
 
 KAFKA_OPTIONS: dict[str, str] = {
@@ -106,16 +106,19 @@ class TopicConfig(_Options):
     :ivar retention_bytes: how many bytes a partition keeps at least while it has them (``retention.bytes``); what it
         holds more is a segment and a batch.
     :ivar segment_bytes: when a segment is closed (``segment.bytes``); by default ``retention_bytes`` / 16, within
-        16 KiB and 16 MiB. Records are dropped by whole segments.
+        16 KiB and 8 MiB. Records are dropped by whole segments.
     :ivar max_message_bytes: the largest batch that is taken, as encoded (``max.message.bytes``).
-    :ivar partitioner: the hash that places keyed records: ``crc32``, the default of librdkafka's clients.
+    :ivar partitioner: the hash that places keyed records: ``crc32``, the default of librdkafka's clients, or
+        ``murmur2``, that of Kafka's Java client, kafka-python and aiokafka. Decided at creation.
+    :ivar message_timestamp_type: what a record's time is (``message.timestamp.type``): ``CreateTime``, its producer's;
+        or ``LogAppendTime``, the server's of its append, and the producer's is ignored. Decided at creation.
     """
 
     retention_ms: int = Field(default=7 * DAY_MS, ge=-1)
     retention_bytes: int = Field(default=256 * MIB, ge=-1)
     segment_bytes: int | None = Field(default=None, ge=16 * 1024, le=64 * MIB)
     max_message_bytes: int = Field(default=MIB + 64 * 1024, ge=1024, le=256 * MIB)
-    partitioner: Literal["crc32"] = "crc32"
+    partitioner: Literal["crc32", "murmur2"] = "crc32"
     message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
 
     @model_validator(mode="after")

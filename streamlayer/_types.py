@@ -62,7 +62,7 @@ class RecordMetadata(NamedTuple):
     :ivar topic: the topic.
     :ivar partition: the partition.
     :ivar offset: its offset; -1 with ``acks=0``, where nobody waits to learn it.
-    :ivar timestamp: the record's time, ms since the epoch.
+    :ivar timestamp: the record's time, ms since the epoch; -1 if that is the server's and ``acks=0``.
     """
 
     topic: str

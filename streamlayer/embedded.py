@@ -47,6 +47,7 @@ _SETTINGS: Final = {
     "appendfsync": "everysec",
     "save": "",
     "maxmemory-policy": "noeviction",
+    "lazyfree-lazy-expire": "yes",  # segments that expire are freed by the background thread
     "unixsocketperm": "700",
     "daemonize": "no",
     "bind": "127.0.0.1 -::1",

@@ -11,7 +11,7 @@ from streamlayer._async.client import Client
 from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._async.registry import open_topic
 from streamlayer._core.checks import check_assigned, check_partition
-from streamlayer._core.entries import READY, USABLE, TopicEntry
+from streamlayer._core.entries import DELETING, READY, USABLE, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys, registry_channel
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import where
@@ -241,9 +241,18 @@ class Assignment:
 
     def lost_topic(self, topic: str) -> None:
         """A topic was deleted: what was read of it is over; if it comes again, it is read from its first record."""
-        self.positions = {tp: position for tp, position in self.positions.items() if tp.topic != topic}
+        gone = {tp: position for tp, position in self.positions.items() if tp.topic == topic}
+        self._pauses |= {tp for tp, position in gone.items() if position.paused}
+        self.positions = {tp: position for tp, position in self.positions.items() if tp not in gone}
         self._late.add(topic)
         self._dirty = True
+
+    async def let_go(self) -> None:
+        """Stop to read topics that are gone, or that are another log by now."""
+        entries = {name: entry.id for name, entry in (await self._client.topics()).items() if entry.state != DELETING}
+        gone = {tp.topic for tp, position in self.positions.items() if entries.get(tp.topic) != position.topic_id}
+        for topic in gone:
+            self.lost_topic(topic)
 
     def changed(self) -> None:
         """Something of the topics changed."""

@@ -1,19 +1,22 @@
-"""``streamlayer topics``: make, list, describe and delete topics."""
+"""``streamlayer topics``: make, list, describe, alter, check and delete topics, and delete records."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
 
-from streamlayer import Admin, NewTopic, TopicAlreadyExistsError
+from streamlayer import Admin, NewTopic, TopicAlreadyExistsError, TopicPartition
 from streamlayer._cli import output
 from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, session
+from streamlayer._core.checks import check_partition
 from streamlayer._types import TopicDescription
 
-app = typer.Typer(help="Make, list, describe and delete topics.", no_args_is_help=True)
+app = typer.Typer(help="Make, list, describe, alter, check and delete topics.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Name = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.", show_default=False)]
 Names = Annotated[list[str], typer.Argument(metavar="TOPIC...", help="The topics' names.", show_default=False)]
 
 
@@ -94,6 +97,114 @@ def describe(
         _print_details(topic)
 
 
+@app.command(
+    epilog=examples(
+        "streamlayer topics alter orders --config retention.ms=3600000",
+        "streamlayer topics alter orders --config retention.ms= --partitions 12",
+    )
+)
+def alter(
+    ctx: typer.Context,
+    name: Name,
+    config: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="A setting, like retention_ms or retention.ms; without a value it gets its default. May be repeated.",
+        ),
+    ] = None,
+    partitions: Annotated[
+        int | None, typer.Option(metavar="N", help="How many partitions to have, no fewer.", show_default=False)
+    ] = None,
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Change a topic's settings, and add partitions."""
+    settings = {
+        setting: _number_or_text(value) if value else None for setting, value in pairs(config or [], "--config").items()
+    }
+    if not settings and partitions is None:
+        raise typer.BadParameter("what is to change? --config NAME=VALUE or --partitions N")
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
+        if settings:
+            admin.alter_configs({name: settings})
+        if partitions is not None:
+            admin.create_partitions({name: partitions})
+        topic = admin.describe_topics([name])[name]
+    print(f"altered {name}")
+    _print_options(topic, {setting.replace(".", "_") for setting in settings})
+    if partitions is not None:
+        print(f"  {len(topic.partitions)} partitions")
+
+
+@app.command(
+    "delete-records",
+    epilog=examples(
+        "streamlayer topics delete-records orders --all",
+        "streamlayer topics delete-records orders --partition 2 --before 120000 --yes",
+    ),
+)
+def delete_records(
+    ctx: typer.Context,
+    name: Name,
+    partition: Annotated[
+        int | None, typer.Option(metavar="P", help="Of this partition only.", show_default=False)
+    ] = None,
+    before: Annotated[
+        int | None, typer.Option(metavar="OFFSET", min=0, help="The first offset to keep.", show_default=False)
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is there now.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Delete a topic's oldest records, or all of them. There is no way back; offsets go on where they are."""
+    if everything == (before is not None):
+        raise typer.BadParameter("which records? --all, or --partition P --before OFFSET")
+    if before is not None and partition is None:
+        raise typer.BadParameter("an offset is one partition's: --before needs --partition")
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
+        there = admin.describe_topics([name])[name].partitions
+        if partition is not None:
+            check_partition(name, partition, len(there))
+        numbers = range(len(there)) if partition is None else [partition]
+        if not yes:
+            ends = [there[number].log_end if before is None else before for number in numbers]
+            count = sum(max(0, end - there[number].log_start) for number, end in zip(numbers, ends, strict=True))
+            typer.confirm(f"Delete {count:,} records of {name}?", abort=True, err=True)
+        wanted = {TopicPartition(name, number): -1 if before is None else before for number in numbers}
+        starts = admin.delete_records(wanted)
+    for place, start in starts.items():
+        print(f"{place.topic}[{place.partition}] begins at {start}")
+
+
+@app.command(epilog=examples("streamlayer topics check", "streamlayer topics check orders --json"))
+def check(
+    ctx: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="The topics' names; by default all.")
+    ] = None,
+    json: JsonOption = False,
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Look for contradictions in what is stored. It reads all of it; the status is 1 if something is wrong."""
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
+        found = admin.check_topics(names or None)
+    if json:
+        output.print_json([{**place._asdict(), "contradiction": words} for place, words in found.items()])
+    elif found:
+        rows = [(place.topic, place.partition, words) for place, words in found.items()]
+        output.print_table(("TOPIC", "PARTITION", "CONTRADICTION"), rows)
+    else:
+        print("nothing contradicts")
+    if found:
+        raise typer.Exit(1)
+
+
 @app.command(epilog=examples("streamlayer topics delete orders", "streamlayer topics delete old older --yes"))
 def delete(
     ctx: typer.Context,
@@ -148,16 +259,21 @@ def _details(topic: TopicDescription) -> dict[str, object]:
         "name": topic.name,
         "topic_id": topic.topic_id,
         "config": topic.config.model_dump(),
+        "options": {name: entry._asdict() for name, entry in topic.options.items()},
         "partitions": [partition._asdict() for partition in topic.partitions],
     }
 
 
 def _print_details(topic: TopicDescription) -> None:
     output.console().print(f"[bold]{topic.name}[/bold]  id {topic.topic_id}")
-    for name, value in topic.config.model_dump().items():
-        shown = topic.config.segment_limit if name == "segment_bytes" and value is None else value
-        print(f"  {name} = {'no limit' if shown == -1 else shown}")
+    _print_options(topic, topic.options.keys())
     output.print_table(
         ("PARTITION", "START", "END", "RECORDS", "BYTES", "SEGMENTS"),
         [(p.partition, p.log_start, p.log_end, p.log_end - p.log_start, p.bytes, p.segments) for p in topic.partitions],
     )
+
+
+def _print_options(topic: TopicDescription, names: Collection[str]) -> None:
+    for name, entry in topic.options.items():
+        if name in names:
+            print(f"  {name} = {'no limit' if entry.value == -1 else entry.value}  ({entry.source})")

@@ -3,7 +3,7 @@
 Words: a batch is *open* (records are added), *sealed* (closed, waiting), *in flight* (in the round that was sent
 last), *frozen* (sent with an unknown result: it goes again byte for byte), *done* (appended, or given up). One round is
 in flight at a time; a partition's batches are sent and settled in order. What each answer means is decided in
-``settle``; DESIGN.md has the table.
+``settle``; DESIGN.md has the table. A topic is *stale* when its layout has changed; ``regrouping`` says what then.
 
 No clock, no lock, no socket: the caller passes ``now`` (ms of a clock that only goes forward), holds the lock while it
 calls, and sends what ``drain`` gives.
@@ -14,9 +14,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol
+from itertools import takewhile
+from typing import Any, Final
 
-from streamlayer._core.codec import Headers, encode_frame
+from streamlayer._core.batch import Batch
 from streamlayer._core.keys import PartitionKeys
 from streamlayer.errors import StreamlayerError
 
@@ -28,139 +29,16 @@ IDLE_MS: Final = 3_600_000
 """After this long without an append a partition's first batch goes alone: the server may have forgotten this id."""
 
 
-class Done(Protocol):
-    """What a batch's waiters wait on."""
-
-    def set(self) -> None:
-        """Let them go on."""
-
-    def is_set(self) -> bool:
-        """Whether they may."""
-        ...
-
-
-class Batch:
-    """Records of one partition that are appended together.
-
-    :ivar room: bytes left before it is sealed.
-    :ivar key_hash: the hash of one record that its key placed here; ``None`` if there is none.
-    :ivar base_offset: once done: the first record's offset; -1 if nobody knows.
-    :ivar error: once done: why it is not in the log, or not known to be.
-    :ivar refused: records that were taken out because the server refused them, by index.
-    :ivar told: errors of this batch, or of records of it, that somebody was told of.
-    """
-
-    __slots__ = (
-        "_frame",
-        "append_time",
-        "base_offset",
-        "callbacks",
-        "created",
-        "deadline",
-        "done",
-        "epoch",
-        "error",
-        "frozen",
-        "headers",
-        "key_hash",
-        "keys",
-        "partition",
-        "ranks",
-        "refused",
-        "room",
-        "sequence",
-        "size",
-        "timestamps",
-        "told",
-        "values",
-    )
-
-    def __init__(self, partition: PartitionQueue, room: int, done: Any) -> None:
-        self.partition = partition
-        self.room = room
-        self.size = room
-        self.done = done
-        self.keys: list[bytes | None] = []
-        self.values: list[bytes | None] = []
-        self.timestamps: list[int] = []
-        self.headers: list[Headers | None] | None = None
-        self.key_hash: int | None = None
-        self.created = 0
-        self.deadline = 0
-        self.sequence = -1
-        self.epoch = 0
-        self.frozen = False
-        self.base_offset = -1
-        self.append_time = -1
-        self.error: StreamlayerError | None = None
-        self.refused: dict[int, StreamlayerError] | None = None
-        self.ranks: list[int] | None = None
-        self.callbacks: list[Callable[[], object]] | None = None
-        self.told: set[StreamlayerError] = set()
-        self._frame: tuple[bytes, int] | None = None
-
-    def frame(self, compression: int) -> tuple[bytes, int]:
-        """The encoded batch and its CRC-32; encoded once."""
-        if self._frame is None:
-            if self.headers is not None:
-                self.headers += [None] * (len(self.values) - len(self.headers))
-            self._frame = encode_frame(self.timestamps, self.keys, self.values, self.headers, compression=compression)
-        return self._frame
-
-    def add(
-        self, keys: list[bytes | None], values: list[bytes | None], timestamps: list[int], headers: Headers | None
-    ) -> None:
-        """Add records, all with the same headers; none of them if this is interrupted."""
-        count = len(self.values)
-        try:
-            if headers is not None:
-                self.headers = self.headers or []
-                self.headers += [None] * (count - len(self.headers))
-                self.headers += [headers] * len(values)
-            self.keys += keys
-            self.values += values
-            self.timestamps += timestamps
-        except BaseException:
-            self.cut_back(count)
-            raise
-
-    def refuse(self, errors: dict[int, StreamlayerError]) -> None:
-        """Take records out, by index, that the server will never accept; the others keep their futures."""
-        kept = [i for i in range(len(self.values)) if i not in errors]
-        count = len(self.values) if self.ranks is None else len(self.ranks)
-        gone = self.refused or {}  # by index at first; `errors` counts only those that were left
-        left = [i for i in range(count) if i not in gone]
-        self.refused = gone | {left[i]: error for i, error in errors.items()}
-        self.ranks = [0] * count
-        for rank, i in enumerate(kept):
-            self.ranks[left[i]] = rank
-        self.keys = [self.keys[i] for i in kept]
-        self.values = [self.values[i] for i in kept]
-        self.headers = None if self.headers is None else [self.headers[i] for i in kept]
-        self.timestamps = [self.timestamps[i] for i in kept]
-        self._frame = None
-
-    def cut_back(self, count: int) -> None:
-        """Undo an addition that was interrupted: the first ``count`` records stay."""
-        for column in (self.keys, self.values, self.timestamps):
-            del column[count:]
-        if self.headers is not None:
-            del self.headers[count:]
-
-    def finish(self) -> None:
-        """Free what is no longer needed. The timestamps stay, for the futures."""
-        self.keys, self.values, self.headers, self._frame = [], [], None, None
-
-
 class PartitionQueue:
     """One partition's batches, and the producer's place in its sequence there.
 
     :ivar sequence: the sequence number of the first record that is not known to be in the log.
     :ivar epoch: rises when a batch is given up, so that a late copy of it is fenced.
     :ivar segment: the segment believed to be open.
+    :ivar trim: the first and the last old segment to drop before the next append (0, -1: ask which); ``None``: none.
     """
 
-    __slots__ = ("epoch", "keys", "last_append", "number", "open", "sealed", "segment", "sequence", "topic")
+    __slots__ = ("epoch", "keys", "last_append", "number", "open", "sealed", "segment", "sequence", "topic", "trim")
 
     def __init__(self, topic: TopicQueue, number: int, keys: PartitionKeys) -> None:
         self.topic = topic
@@ -170,6 +48,7 @@ class PartitionQueue:
         self.sequence = 0
         self.epoch = 0
         self.segment = 0
+        self.trim: tuple[int, int] | None = None
         self.last_append = -IDLE_MS
         self.open: Batch = Batch(self, topic.room, topic.new_done())
 
@@ -193,9 +72,28 @@ class TopicQueue:
     :ivar count: how many partitions.
     :ivar sticky: the partition of records without key, changed with each batch (KIP-480).
     :ivar room: bytes of records that fit a batch.
+    :ivar append_time: its records' time is the server's, of their append.
+    :ivar stale: the server has, or will have, another layout: nothing new is sent until the topic was read again.
+    :ivar asked: how often it was read lately without finding that layout.
+    :ivar held_until: nothing new is sent, and it is not read again, before this time.
     """
 
-    __slots__ = ("count", "generation", "hash", "name", "new_done", "opens", "partitions", "room", "sticky", "topic_id")
+    __slots__ = (
+        "append_time",
+        "asked",
+        "count",
+        "generation",
+        "hash",
+        "held_until",
+        "name",
+        "new_done",
+        "opens",
+        "partitions",
+        "room",
+        "stale",
+        "sticky",
+        "topic_id",
+    )
 
     def __init__(
         self,
@@ -206,17 +104,42 @@ class TopicQueue:
         hash_of: Callable[[bytes], int],
         batch_size: int,
         new_done: Callable[[], Any],
+        *,
+        append_time: bool = False,
     ) -> None:
         self.name = name
         self.topic_id = topic_id
         self.generation = generation
         self.hash = hash_of
         self.new_done = new_done
+        self.append_time = append_time
         self.room = max(1, min(batch_size, FRAME_LIMIT) if batch_size <= 1 << 16 else batch_size) - FRAME_OVERHEAD
         self.partitions = [PartitionQueue(self, number, key) for number, key in enumerate(keys)]
         self.opens = [partition.open for partition in self.partitions]
         self.count = len(self.partitions)
         self.sticky = 0
+        self.stale = False
+        self.asked = 0
+        self.held_until = 0
+
+    def adopt(self, partitions: list[PartitionQueue], generation: int) -> None:
+        """Have another layout from now on."""
+        self.partitions = partitions
+        self.opens = [partition.open for partition in partitions]
+        self.count = len(partitions)
+        self.generation = generation
+        self.stale = False
+        self.asked = self.held_until = 0
+
+    @property
+    def layout(self) -> tuple[str, int]:
+        """What tells one layout from another: the topic's id and the generation."""
+        return self.topic_id, self.generation
+
+    @property
+    def undecided(self) -> bool:
+        """Whether a batch may be in the log without anybody knowing."""
+        return any(batch.frozen for partition in self.partitions for batch in partition.sealed)
 
 
 class Accumulator:
@@ -236,7 +159,7 @@ class Accumulator:
 
     def add_topic(self, topic: TopicQueue) -> None:
         """Take a topic in, in place of an older state of it with nothing in it."""
-        self._topics[topic.name] = topic
+        self._topics = {**self._topics, topic.name: topic}  # `empty` and the like are read without the lock, too
 
     # --- on the way in -----------------------------------------------------------------------------------------------
 
@@ -275,6 +198,10 @@ class Accumulator:
         """In how many ms a batch is ready to be sent: 0 now, ``None`` never without another record."""
         soonest: int | None = None
         for topic in self._topics.values():
+            if topic.stale or topic.held_until > now:
+                left = 0 if topic.undecided else max(0, topic.held_until - now)
+                soonest = left if soonest is None else min(soonest, left)
+                continue
             for partition in topic.partitions:
                 if partition.sealed:
                     return 0
@@ -287,13 +214,29 @@ class Accumulator:
         """The batches of the next round, in order, with their sequence numbers."""
         ready: list[Batch] = []
         for topic in self._topics.values():
+            if topic.held_until > now and not topic.undecided:
+                continue
             for partition in topic.partitions:
                 batch = partition.open
                 if batch.values and batch.created + self.linger_ms <= now:
                     self.seal(batch)
                 if partition.sealed:
-                    ready += self._next_of(partition, now)
+                    ready += self._undecided_of(partition, now) if topic.stale else self._next_of(partition, now)
         return ready
+
+    def _undecided_of(self, partition: PartitionQueue, now: int) -> list[Batch]:
+        """While the topic is stale: what may be in the log, until that is decided, and nothing new."""
+        if partition.sealed[0].frozen:
+            return list(takewhile(lambda batch: batch.frozen, self._next_of(partition, now)))
+        if any(batch.frozen for batch in partition.sealed):
+            # The first is certainly not in the log and nobody will send it: to the server there is a gap before them.
+            partition.start_over()
+        return []
+
+    def stale_topics(self, now: int) -> list[TopicQueue]:
+        """The topics to read again now: nothing of them is in flight or undecided."""
+        topics = self._topics.values()
+        return [topic for topic in topics if topic.stale and topic.held_until <= now and not topic.undecided]
 
     def _next_of(self, partition: PartitionQueue, now: int) -> list[Batch]:
         alone = now - partition.last_append >= IDLE_MS
@@ -389,6 +332,11 @@ class Accumulator:
             for topic in self._topics.values()
             for partition in topic.partitions
         )
+
+    @property
+    def stale(self) -> bool:
+        """Whether a topic is to be read again."""
+        return any(topic.stale for topic in self._topics.values())
 
     @property
     def topics(self) -> dict[str, TopicQueue]:

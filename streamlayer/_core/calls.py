@@ -17,7 +17,7 @@ from streamlayer._core.scripts import Script
 
 T = TypeVar("T")
 
-SEGMENTS_AT_ONCE = 64
+SEGMENTS_AT_ONCE = 8
 """How many segments a call names, so that none keeps the server long; the scripts know the same number."""
 
 Reply = list[Any]
@@ -325,7 +325,7 @@ def _range(reply: Reply) -> tuple[int, int] | None:
 def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, -1)) -> Call[Trimmed]:
     """Free whole segments that retention, or a deletion of records, no longer keeps.
 
-    :param segments: the first and the last segment to name, 64 at most (more are left out); by default none: the answer
+    :param segments: the first and the last segment to name, 8 at most (more are left out); by default none: the answer
         says which.
     """
     first, last = segments[0], min(segments[1], segments[0] + SEGMENTS_AT_ONCE - 1)
@@ -348,7 +348,7 @@ def alter_partition(
     segment_bytes: int,
     max_message_bytes: int,
 ) -> Call[tuple[int, int] | None]:
-    """Give a partition newer settings. The expiry of its keys follows, 64 segments a call.
+    """Give a partition newer settings. The expiry of its keys follows, 8 segments a call.
 
     :param segments: the first and the last segment to name, at first none; the answer says which to name next,
         ``None`` when all is done.

@@ -88,14 +88,32 @@ def to_headers(headers: Any) -> Headers | None:
         raise ValueError(msg) from error
 
 
-def check_timestamp(timestamp: Any) -> int:
-    """A record's time.
+def to_timestamp(given: Any, now: int, *, append_time: bool) -> int:
+    """A record's time as its producer gives it.
 
-    :raises InvalidTimestampError: it cannot be in milliseconds since the epoch.
+    :param append_time: the record will carry the server's time: what its producer said is looked at for its type only.
+    :returns: ``given``; with ``append_time`` it is ``now``.
+    :raises InvalidTimestampError: as ``check_timestamp``; with ``append_time`` only for what is no int.
     """
+    if append_time:
+        _whole(given)
+        return now
+    return check_timestamp(given)
+
+
+def _whole(timestamp: Any) -> int:
     if not isinstance(timestamp, int) or isinstance(timestamp, bool):
         msg = f"timestamp_ms is an int of ms since the epoch, not {timestamp!r}"
         raise InvalidTimestampError(msg)
+    return timestamp
+
+
+def check_timestamp(given: Any) -> int:
+    """An instant in ms since the epoch.
+
+    :raises InvalidTimestampError: it cannot be in milliseconds since the epoch.
+    """
+    timestamp = _whole(given)
     if not 0 <= timestamp <= LATEST_MS:
         msg = f"timestamp_ms={timestamp} is out of range: it is in milliseconds since the epoch"
         raise InvalidTimestampError(msg)

@@ -5,7 +5,8 @@ No clock, no lock, no socket: the caller passes ``now`` (ms), and holds the lock
 
 from __future__ import annotations
 
-from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
+from streamlayer._core.accumulator import Accumulator, TopicQueue
+from streamlayer._core.batch import Batch
 from streamlayer._core.codec import Headers
 from streamlayer._core.columns import Run
 from streamlayer._core.futures import Slice
@@ -55,6 +56,8 @@ class Filling:
         batch.add([key], [value], [timestamp], headers)
         if key_hash is not None:
             batch.key_hash = key_hash
+        elif key is not None:
+            batch.pin(index, index + 1)
         return batch, index, sealed
 
     def add_run(self, queue: TopicQueue, run: Run, start: int, headers: Headers | None, now: int) -> Slice | None:
@@ -76,6 +79,8 @@ class Filling:
         batch.add(keys, run.values[start:end], run.timestamps[start:end], headers)
         if batch.key_hash is None:
             batch.key_hash = run.key_hash
+        if run.key_hash is None and run.keys:
+            batch.pin(index, index + end - start)
         if end < len(run.values):
             self._accumulator.seal(batch)
         return batch, index, end - start

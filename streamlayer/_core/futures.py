@@ -1,10 +1,14 @@
-"""What a decided batch says of one of its records. Both colours' ``RecordFuture`` ask here."""
+"""What a decided batch says of one of its records. Both colours' ``RecordFuture`` ask here.
+
+A batch whose records were moved into others (``Batch.moved``) is decided when all of those are.
+"""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
-from streamlayer._core.accumulator import Batch
+from streamlayer._core.batch import Batch
 from streamlayer._types import AppendedRange, RecordMetadata
 from streamlayer.errors import StreamlayerError
 
@@ -14,8 +18,41 @@ Slice = tuple[Batch, int, int]
 logger = logging.getLogger("streamlayer")
 
 
+def place_of(batch: Batch, index: int) -> tuple[Batch, int]:
+    """The batch and the index that say what became of a record: those it was moved to last."""
+    while (moved := batch.moved) is not None and batch.error is None and index not in (batch.refused or ()):
+        place = index if batch.ranks is None else batch.ranks[index]
+        batch, index = moved.batches[place], moved.places[place]
+    return batch, index
+
+
+def on_its_way(batch: Batch) -> bool:
+    """Whether records of a batch are still to be sent, wherever they are now; with ``acks=0`` after it is decided."""
+    return bool(batch.values) or (batch.moved is not None and any(on_its_way(heir) for heir in batch.moved.heirs))
+
+
+def origins_of(batch: Batch) -> Iterator[Batch]:
+    """The batches that records were moved here from, and theirs."""
+    for origin in batch.origins:
+        yield origin
+        yield from origins_of(origin)
+
+
+def tell(batch: Batch) -> None:
+    """Let those go on who wait for a batch, and for those it came from that are decided by this."""
+    batch.done.set()
+    if batch.callbacks:
+        run_callbacks(batch)
+    for origin in batch.origins:
+        moved = origin.moved
+        if moved is not None and not origin.done.is_set() and all(heir.done.is_set() for heir in moved.heirs):
+            tell(origin)
+
+
 def error_of_record(batch: Batch, index: int) -> StreamlayerError | None:
     """Why a record is not, or may not be, in the log; ``None`` if it is."""
+    if batch.moved is not None:
+        batch, index = place_of(batch, index)
     error = batch.error or (batch.refused or {}).get(index)
     if error is not None:
         batch.told.add(error)
@@ -27,6 +64,8 @@ def metadata_of(batch: Batch, index: int) -> RecordMetadata:
 
     :raises StreamlayerError: it is not, or may not be, in the log.
     """
+    if batch.moved is not None:
+        batch, index = place_of(batch, index)
     error = error_of_record(batch, index)
     if error is not None:
         raise error
@@ -34,7 +73,11 @@ def metadata_of(batch: Batch, index: int) -> RecordMetadata:
         index = batch.ranks[index]
     partition = batch.partition
     offset = batch.base_offset + index if batch.base_offset >= 0 else -1
-    return RecordMetadata(partition.topic.name, partition.number, offset, batch.timestamps[index])
+    if not partition.topic.append_time:
+        timestamp = batch.timestamps[index]
+    else:
+        timestamp = batch.append_time if offset >= 0 else -1
+    return RecordMetadata(partition.topic.name, partition.number, offset, timestamp)
 
 
 def run_callbacks(batch: Batch) -> None:
@@ -50,6 +93,22 @@ def run_callbacks(batch: Batch) -> None:
             logger.exception("a done callback of %s raised", batch.partition.topic.name)
 
 
+def _moved_to(slices: list[Slice]) -> Iterator[Slice]:
+    """Slices by the batches that their records are in now."""
+    for batch, index, count in slices:
+        if batch.moved is None:
+            yield batch, index, count
+            continue
+        start = end = place_of(batch, index)
+        for i in range(index + 1, index + count):
+            here = place_of(batch, i)
+            if here != (end[0], end[1] + 1):
+                yield *start, end[1] + 1 - start[1]
+                start = here
+            end = here
+        yield *start, end[1] + 1 - start[1]
+
+
 def ranges_of(slices: list[Slice]) -> list[AppendedRange]:
     """Where the records of a ``send_many`` are, runs that follow each other joined.
 
@@ -57,6 +116,8 @@ def ranges_of(slices: list[Slice]) -> list[AppendedRange]:
     """
     errors: list[StreamlayerError] = []
     ranges: dict[int, list[AppendedRange]] = {}
+    if any(batch.moved is not None for batch, _, _ in slices):
+        slices = sorted(_moved_to(slices), key=lambda part: (part[0].base_offset, part[1]))
     for batch, index, count in slices:
         if batch.error is not None:
             refused = [batch.error]

@@ -47,6 +47,7 @@ class PartitionPosition:
     :ivar paused: nothing is fetched or handed out.
     :ivar error: what keeps it from going on; a seek clears it.
     :ivar buffered: bytes that were fetched and may not all be handed out.
+    :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
     """
 
     def __init__(self, tp: TopicPartition, keys: PartitionKeys, topic_id: str, generation: int, position: int) -> None:
@@ -72,6 +73,7 @@ class PartitionPosition:
         self._last = -1
         self._stored = b""
         self.buffered = 0
+        self.cut_off = False
 
     # --- fetching ----------------------------------------------------------------------------------------------------
 
@@ -136,7 +138,7 @@ class PartitionPosition:
         self._fetch_position = self.position
         self._tail = (-1, 0)
         self.buffered = 0
-        self.waiting = False
+        self.waiting = self.cut_off = False
 
     def seek(self, position: int) -> None:
         """Go on elsewhere. What the reader knew of the log's epochs no longer counts: this is a bare position."""
@@ -156,7 +158,8 @@ class PartitionPosition:
         :returns: how many records that were handed out are gone.
         """
         lost = max(0, self.position - diverged_at)
-        self.seek(min(self.position, diverged_at))
+        self.position = min(self.position, diverged_at)
+        self.drop()  # the epochs crossed still tell what comes before
         return lost
 
     # --- handing out -------------------------------------------------------------------------------------------------
@@ -184,6 +187,7 @@ class PartitionPosition:
             self._fields.clear()
             self._frames = self._frame = None
             self.buffered = 0
+            self.cut_off = False
         if not records and self.error is not None:
             raise self.error
         return records

@@ -12,8 +12,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from streamlayer._core.accumulator import Accumulator, Batch, PartitionQueue
-from streamlayer._core.calls import Appended
+from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueue
+from streamlayer._core.batch import Batch
+from streamlayer._core.calls import Appended, Trimmed
 from streamlayer._core.refusals import Refusal, error_of, where
 from streamlayer.errors import (
     DuplicateSequenceNumberError,
@@ -21,13 +22,14 @@ from streamlayer.errors import (
     MessageSizeTooLargeError,
     ProducerFencedError,
     RequestTimedOutError,
+    ServerFullError,
     StreamlayerError,
     UnknownTopicOrPartitionError,
 )
 
-_NOT_IN_THE_LOG = frozenset(
-    {"SEGMENT", "GAP", "GROWING", "STALE_GENERATION", "WRONG_PARTITION", "BAD_TIMESTAMP", "TOO_LARGE"}
-)
+_LAYOUT_CHANGED = frozenset({"GROWING", "STALE_GENERATION", "WRONG_PARTITION"})
+"""Words for a batch whose records were placed by a layout that the partition no longer has."""
+_NOT_IN_THE_LOG = _LAYOUT_CHANGED | {"SEGMENT", "TRIM", "GAP", "BAD_TIMESTAMP", "TOO_LARGE"}
 """Words that append.lua says after it looked for an earlier copy of the batch, and found none."""
 
 
@@ -66,11 +68,19 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
         partition = batch.partition
         if isinstance(outcome, Appended):
             partition.segment = outcome.segment
+            if outcome.generation > partition.topic.generation:
+                partition.topic.stale = True
             accumulator.succeed(batch, outcome.base_offset, outcome.append_time, now)
             result.done.append(batch)
-        elif not isinstance(outcome, (Refusal, StreamlayerError)):
+            continue
+        if isinstance(outcome, Refusal) and outcome.word in _LAYOUT_CHANGED:
+            partition.topic.stale = True
+        if not isinstance(outcome, (Refusal, StreamlayerError)):
             if accumulator.idempotent and batch.epoch != partition.epoch:
-                result.trouble = outcome.error  # numbered anew since it was sent: a copy on its way is fenced
+                result.trouble = outcome.error
+                if id(partition) in unsure:  # behind one whose place may be filled: a copy may be taken any moment
+                    result.done += accumulator.fail(batch, _unknown(batch, outcome.error))
+                # Else there is a gap before it: a copy on its way is refused, and fenced by what it is numbered now.
             else:
                 unsure.add(id(partition))
                 _unanswered(accumulator, batch, outcome.error, result)
@@ -82,8 +92,10 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
             refused.add(id(partition))
             _refused(accumulator, batch, outcome, result)
         else:
-            # Said before the script looked for an earlier copy: a frozen batch may be in the log all the same.
-            (unsure if batch.frozen else refused).add(id(partition))
+            # Said before the script looked for an earlier copy: a frozen batch may be in the log all the same. And
+            # STALE is said where it was too late to find one.
+            stale = isinstance(outcome, Refusal) and outcome.word == "STALE"
+            (unsure if batch.frozen or stale else refused).add(id(partition))
             if isinstance(outcome, Refusal):
                 _refused(accumulator, batch, outcome, result)
             else:
@@ -98,6 +110,9 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
     match refusal.word:
         case "SEGMENT":
             partition.segment = int(refusal.detail)
+        case "TRIM":
+            first, last = refusal.detail.split()
+            partition.trim = int(first), int(last)
         case "GAP":
             partition.start_over()
             result.lost.append(partition)
@@ -115,10 +130,8 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
         case "NOSCRIPT":
             result.trouble = StreamlayerError(f"{place}: the server forgets scripts as fast as they are loaded")
         case _:
-            msg = (
-                f"{place}: its layout was changed ({refusal}) in a way this release cannot follow: make a new Producer"
-            )
-            result.done += accumulator.fail_all(partition, StreamlayerError(msg))
+            # Its layout was changed. None of what waits here was placed by the new one, and no copy will ever be taken.
+            partition.start_over()
 
 
 def _bad_timestamps(accumulator: Accumulator, batch: Batch, oldest: int, newest: int) -> list[Batch]:
@@ -141,16 +154,43 @@ def _bad_timestamps(accumulator: Accumulator, batch: Batch, oldest: int, newest:
 def _error(accumulator: Accumulator, batch: Batch, error: StreamlayerError, result: Settlement) -> None:
     if error.retriable:
         result.trouble = error
+        if isinstance(error, ServerFullError) and batch.partition.trim is None:
+            batch.partition.trim = (0, -1)  # old records may make room
         return
     if isinstance(error, (ProducerFencedError, DuplicateSequenceNumberError)):
         result.fatal = error
-    if not isinstance(error, UnknownTopicOrPartitionError):
+    if isinstance(error, UnknownTopicOrPartitionError):
+        lose_topic(accumulator, batch.partition.topic, error, result)
+    else:
         result.done += accumulator.fail_all(batch.partition, error)
-        return
-    # The topic is gone: nothing of it may stay behind in a queue that nobody drains any more.
-    result.gone.add(batch.partition.topic.name)
-    for partition in batch.partition.topic.partitions:
+
+
+def lose_topic(accumulator: Accumulator, topic: TopicQueue, error: StreamlayerError, result: Settlement) -> None:
+    """The topic is gone: nothing of it may stay behind in a queue that nobody drains any more."""
+    result.gone.add(topic.name)
+    topic.stale = False
+    for partition in topic.partitions:
         result.done += accumulator.fail_all(partition, error)
+
+
+def note_trims(partitions: Iterable[PartitionQueue], outcomes: Iterable[Any]) -> StreamlayerError | None:
+    """Remember what is still to be dropped. A trim that failed is forgotten: the next append asks for it again.
+
+    :param partitions: those that something was dropped from, with what came of each.
+    :returns: why one failed. Appends that were refused for it are in trouble then: sent at once, they would be again.
+    """
+    failure: StreamlayerError | None = None
+    for partition, outcome in zip(partitions, outcomes, strict=True):
+        partition.trim = None
+        if isinstance(outcome, Trimmed):
+            partition.trim = (outcome.first, outcome.last) if outcome.first >= 0 else None
+        elif isinstance(outcome, StreamlayerError):
+            failure = outcome
+        elif isinstance(outcome, Refusal):
+            failure = StreamlayerError(f"{where(partition.topic.name, partition.number)}: not trimmed: {outcome}")
+        else:
+            failure = outcome.error
+    return failure
 
 
 def _unanswered(accumulator: Accumulator, batch: Batch, error: StreamlayerError, result: Settlement) -> None:
@@ -185,6 +225,7 @@ def give_up_late(accumulator: Accumulator, trouble: StreamlayerError | None, now
             elif trouble is not None:
                 error = type(trouble)(f"{took}; it was not written. The last trouble: {trouble}")
             else:
-                error = RequestTimedOutError(f"{took}; it was not written")
+                why = ": partitions are being added to its topic" if batch.partition.topic.stale else ""
+                error = RequestTimedOutError(f"{took}; it was not written{why}")
             done += accumulator.fail(batch, error)
     return done

@@ -5,15 +5,16 @@
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED
 -- flags: allow-oom
 -- slot: one partition's
--- cost: O(segments named), 64 at most
--- The caller names segments from the first on, 64 at a time, the open one last. Readers trust that the keys of whatever
+-- cost: O(segments named), 8 at most
+-- The caller names segments from the first on, 8 at a time, the open one last. Readers trust that the keys of whatever
 -- the rule serves are there: so a longer retention holds when the last call has been made, a shorter one from the first.
 -- @include lib/reply
 -- @include lib/meta
 -- @include lib/segment
 -- @include lib/log_start
 local m, refusal = read_meta(meta, topic_id, 'config_version', 'next', 'segment', 'segment_base', 'segment_bytes',
-  'segment_position', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'retention_ms', 'start')
+  'segment_position', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'retention_ms', 'start',
+  'altering')
 if not m then return refusal end
 local now = server_ms()
 local version, old_retention = tonumber(m[1]), tonumber(m[12])
@@ -22,7 +23,8 @@ local p = {
   segment_position = tonumber(m[6]), segment_at = tonumber(m[7]), tail_base = tonumber(m[8]), tail_len = tonumber(m[9]),
   max_timestamp = tonumber(m[10]), deadline = tonumber(m[11]), retention_ms = old_retention, start = tonumber(m[13]),
 }
-if version > config_version then return { tag, -1, -1 } end
+-- `altering`: the newest version whose calls have begun; an older one's late call must not undo what they did.
+if math.max(version, tonumber(m[14] or 0)) > config_version then return { tag, -1, -1 } end
 if not holds(tail, 'string') then return refuse('FOREIGN', tail) end
 local start = log_start(segs, p, now)
 if not start then return refuse('FOREIGN', segs) end
@@ -36,10 +38,10 @@ local function save()
     local newest = p.deadline > 0 and math.min(now, math.max(p.segment_at, p.deadline - old_retention)) or now
     p.deadline = retention_ms >= 0 and newest + retention_ms or 0
   end
-  p.trim_at = trim_threshold(segs, p)
+  note_oldest(segs, p)
   redis.call('HSET', meta, 'config_version', int(config_version), 'retention_ms', int(retention_ms), 'retention_bytes',
     int(retention_bytes), 'segment_limit', int(segment_limit), 'max_message_bytes', int(max_message_bytes), 'start',
-    int(p.start), 'deadline', int(p.deadline), 'trim_at', int(p.trim_at))
+    int(p.start), 'deadline', int(p.deadline), 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
   version = config_version
 end
 
@@ -52,12 +54,15 @@ local function named(number, place)
 end
 
 local longer = old_retention >= 0 and (retention_ms < 0 or retention_ms > old_retention)
-if version < config_version and not longer then save() end
+if version < config_version then
+  redis.call('HSET', meta, 'altering', int(config_version))
+  if not longer then save() end
+end
 
 local rank = math.max(1, last_rank(segs, 1, first - 1) + 1)
 local found = redis.call('ZRANGE', segs, rank, rank + SEGMENTS_AT_ONCE, 'WITHSCORES')
 for i = 1, #found, 2 do
-  local number, expires = closed_segment(found[i]), tonumber(found[i + 1]) + retention_ms
+  local number, expires = closed_segment(found[i]), key_expiry(tonumber(found[i + 1]), retention_ms)
   if number > last then return { tag, number, p.segment } end
   -- One that is overdue is for `trim`: an expiry in the past would free it here, while the server waits.
   if retention_ms < 0 or expires > now then
@@ -68,8 +73,8 @@ if last < p.segment then return { tag, p.segment, p.segment } end
 
 if version < config_version then save() end
 if p.segment_at ~= 0 and overdue(p, now) then
-  for place = 1, 3 do redis.call('UNLINK', named(p.segment, place)) end
-  next_segment(p, { tail = tail, segs = segs })
+  local log, index, times = named(p.segment, 1), named(p.segment, 2), named(p.segment, 3)
+  drop_segment(p, { tail = tail, segs = segs, log = log, index = index, times = times })
   save_all(meta, p)
 elseif p.segment_at ~= 0 then
   expire(tail, p.deadline)

@@ -16,7 +16,7 @@ local HOUR_MS = 3600000
 local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'partitions', 'segment', 'segment_base',
   'segment_bytes', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'epochs', 'armed',
   'retention_ms', 'segment_limit', 'max_message_bytes', 'timestamp_type', 'growing', 'scan', 'retention_bytes',
-  'segment_position', 'trim_at', 'start')
+  'segment_position', 'trim_at', 'oldest_closed', 'start')
 if not m then return refusal end
 local now = server_ms()
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
@@ -24,7 +24,8 @@ local p = {
   next = tonumber(m[1]), segment = tonumber(m[4]), segment_base = tonumber(m[5]), segment_bytes = tonumber(m[6]),
   segment_at = tonumber(m[7]), tail_base = tonumber(m[8]), tail_len = tonumber(m[9]), max_timestamp = tonumber(m[10]),
   deadline = tonumber(m[11]), retention_ms = tonumber(m[14]), retention_bytes = tonumber(m[20]),
-  segment_position = tonumber(m[21]), trim_at = tonumber(m[22]), start = tonumber(m[23]),
+  segment_position = tonumber(m[21]), trim_at = tonumber(m[22]), oldest_closed = tonumber(m[23]),
+  start = tonumber(m[24]),
 }
 local epochs, armed = m[12], m[13]
 
@@ -67,8 +68,9 @@ if type(tail_bytes) == 'table' then return refuse('FOREIGN', tail) end
 
 -- A segment past its time ends here; the client comes again, naming the keys of the next one.
 if overdue(p, now) then
-  if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
-  next_segment(p, keys)
+  local strange = foreign(keys)
+  if strange then return refuse('FOREIGN', strange) end
+  drop_segment(p, keys)
   save_all(meta, p)
   return refuse('SEGMENT', int(p.segment))
 end
@@ -77,9 +79,8 @@ local token = server_token()
 local _, known = last_epoch(epochs)
 local reborn = token ~= '' and token ~= known
 if reborn or not short or tail_bytes ~= p.tail_len then
-  for name, kind in pairs({ segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
-    if not holds(keys[name], kind) then return refuse('FOREIGN', keys[name]) end
-  end
+  local strange = foreign(keys)
+  if strange then return refuse('FOREIGN', strange) end
 end
 if reborn or tail_bytes ~= p.tail_len then
   local damage = contradiction(p, keys)
@@ -99,9 +100,10 @@ if old then
 end
 
 -- Whole old segments go before more comes: a bounded number of them, named by the caller to `trim`. By size when the
--- rest holds retention_bytes; by time when a segment begins.
+-- rest holds retention_bytes; by time; and, when a segment begins, what was deleted.
 local by_size = p.trim_at >= 0 and p.segment_bytes >= p.trim_at
-if by_size or p.segment_at == 0 then
+local by_time = p.retention_ms >= 0 and p.oldest_closed > 0 and p.oldest_closed + p.retention_ms <= now
+if by_size or by_time or p.segment_at == 0 then
   if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
   local first, last = superfluous(segs, p, now)
   if first then return refuse('TRIM', int(first) .. ' ' .. int(last)) end

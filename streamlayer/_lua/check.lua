@@ -16,7 +16,7 @@ local BYTES_AT_ONCE, FIELDS_AT_ONCE = 524288, 64
 
 local m, refusal = read_meta(meta, topic_id, 'next', 'segment', 'segment_base', 'segment_bytes', 'segment_position',
   'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'retention_ms', 'start', 'retention_bytes',
-  'trim_at')
+  'trim_at', 'oldest_closed')
 if not m then return refusal end
 local p = {
   next = tonumber(m[1]), segment = tonumber(m[2]), segment_base = tonumber(m[3]), segment_bytes = tonumber(m[4]),
@@ -25,12 +25,12 @@ local p = {
   retention_bytes = tonumber(m[13]),
 }
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
-for name, kind in pairs({ tail = 'string', segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
-  if not holds(keys[name], kind) then return refuse('FOREIGN', keys[name]) end
-end
+local strange = foreign(keys)
+if strange then return refuse('FOREIGN', strange) end
 local now = server_ms()
 local start, first = log_start(segs, p, now)
 if segment < first then return { tag, first, 0, 0 } end
+if segment > p.segment then return { tag, -1, 0, 0 } end -- the server came back with less since the last call
 
 local function wrong(what)
   return { tag, -1, 0, 0, 'segment ' .. int(segment) .. ': ' .. what }
@@ -40,7 +40,10 @@ end
 local base, behind, expected, highest = p.segment_base, p.tail_base, p.segment_bytes - p.tail_len, p.max_timestamp
 if segment == p.segment then
   if p.start > p.next or base > p.tail_base or p.tail_base > p.next then return wrong('offsets are not in order') end
-  if tonumber(m[14]) ~= trim_threshold(segs, p) then return wrong('trim_at is ' .. m[14]) end
+  if redis.call('ZRANGE', segs, 0, 0)[1] ~= '-' then return wrong('segs has lost its placeholder') end
+  note_oldest(segs, p)
+  if tonumber(m[14]) ~= p.trim_at then return wrong('trim_at is ' .. m[14]) end
+  if tonumber(m[15]) ~= p.oldest_closed then return wrong('oldest_closed is ' .. m[15]) end
   if overdue(p, now) or p.next == start then return { tag, -1, 0, 0 } end
   local damage = contradiction(p, keys)
   if damage then return wrong(damage) end

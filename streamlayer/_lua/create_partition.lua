@@ -23,8 +23,9 @@ redis.call('ZADD', index, -1, '-')
 redis.call('ZADD', times, -1, '-')
 redis.call('HSET', meta, 'v', '1', 'min_v', '1', 'id', topic_id, 'generation', int(generation), 'partitions',
   int(partitions), 'epochs', '1:' .. server_token() .. ':0', 'start', '0', 'next', '0', 'segment', '0',
-  'segment_base', '0', 'segment_bytes', '0', 'segment_at', '0', 'tail_base', '0', 'tail_len', '0',
-  'segment_position', '0', 'trim_at', '-1', 'max_timestamp', '-1', 'deadline', '0', 'retention_ms', int(retention_ms),
-  'retention_bytes', int(retention_bytes), 'segment_limit', int(segment_limit), 'max_message_bytes', int(max_message_bytes), 'timestamp_type',
-  int(timestamp_type), 'config_version', int(config_version))
+  'segment_base', '0', 'segment_position', '0', 'segment_bytes', '0', 'segment_at', '0', 'tail_base', '0', 'tail_len',
+  '0', 'trim_at', '-1', 'oldest_closed', '0', 'max_timestamp', '-1', 'deadline', '0', 'retention_ms',
+  int(retention_ms), 'retention_bytes', int(retention_bytes), 'segment_limit', int(segment_limit),
+  'max_message_bytes', int(max_message_bytes), 'timestamp_type', int(timestamp_type), 'config_version',
+  int(config_version))
 return { tag, topic_id, partitions, generation }

@@ -5,7 +5,7 @@
 -- errors: FOREIGN
 -- flags: allow-oom
 -- slot: one partition's
--- cost: O(segments named), 64 at most; memory is freed by the server's background thread
+-- cost: O(segments named), 8 at most; memory is freed by the server's background thread
 -- @include lib/reply
 -- @include lib/retention
 if not holds(meta, 'hash') then return refuse('FOREIGN', meta) end

@@ -29,10 +29,9 @@ if before > p.next then return refuse('OUT_OF_RANGE', int(start) .. ' ' .. int(p
 if before <= start then return { tag, start } end
 if before == p.next and p.segment_at ~= 0 then
   if segment ~= p.segment then return refuse('SEGMENT', int(p.segment)) end
-  if not holds(tail, 'string') then return refuse('FOREIGN', tail) end
-  redis.call('UNLINK', log, index, times)
-  p.start = before
-  next_segment(p, keys)
+  local strange = foreign(keys)
+  if strange then return refuse('FOREIGN', strange) end
+  drop_segment(p, keys)
   save_all(meta, p)
 end
 redis.call('HSET', meta, 'start', int(before))

@@ -30,7 +30,8 @@ if timestamp < 0 or start == p.next then return reply end
 local holder
 local from = math.max(first, after)
 local rank = math.max(1, last_rank(segs, 1, from))
-for _, member in ipairs(redis.call('ZRANGE', segs, rank, rank + SEGMENTS_LOOKED_AT - 1)) do
+local found = redis.call('ZRANGE', segs, rank, rank + SEGMENTS_LOOKED_AT - 1)
+for _, member in ipairs(found) do
   local number = closed_segment(member)
   local max_timestamp = tonumber(string.match(member, '%-?%d+$'))
   if number >= from and max_timestamp >= timestamp then
@@ -39,7 +40,7 @@ for _, member in ipairs(redis.call('ZRANGE', segs, rank, rank + SEGMENTS_LOOKED_
   end
   from = math.max(from, number + 1)
 end
-if not holder and from < p.segment then return refuse('SEGMENT', int(from)) end
+if not holder and #found == SEGMENTS_LOOKED_AT and from < p.segment then return refuse('SEGMENT', int(from)) end
 if not holder then
   if tonumber(m[9]) < timestamp then return reply end
   holder = p.segment

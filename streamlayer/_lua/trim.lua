@@ -5,7 +5,7 @@
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED
 -- flags: allow-oom
 -- slot: one partition's
--- cost: O(segments named), 64 at most; memory is freed by the server's background thread
+-- cost: O(segments named), 8 at most; memory is freed by the server's background thread
 -- @include lib/reply
 -- @include lib/meta
 -- @include lib/log_start
@@ -29,7 +29,8 @@ if oldest and first <= oldest then
   for _, member in ipairs(redis.call('ZRANGE', segs, 1, SEGMENTS_AT_ONCE)) do
     if closed_segment(member) <= kept then redis.call('ZREM', segs, member) end
   end
-  redis.call('HSET', meta, 'trim_at', int(trim_threshold(segs, p)))
+  note_oldest(segs, p)
+  redis.call('HSET', meta, 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
   oldest, newest = superfluous(segs, p, now)
 end
 local start = log_start(segs, p, now)

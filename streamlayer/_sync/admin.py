@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import TracebackType
-from typing import Any, Never, Self
+from typing import Any, Never, Self, cast
 
 from streamlayer._sync.client import Client
 from streamlayer._sync.registry import (
@@ -24,7 +24,13 @@ from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.refusals import Refusal
 from streamlayer._types import NewTopic, PartitionDescription, TopicDescription, TopicPartition
 from streamlayer._waiting import threads as waiting
-from streamlayer.errors import ConfigurationError, PartitionDamagedError, UnknownTopicOrPartitionError
+from streamlayer.errors import (
+    ConfigurationError,
+    ForeignDataError,
+    PartitionDamagedError,
+    UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
+)
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 10_000
@@ -116,12 +122,23 @@ class Admin:
         wanted = self._names(names, "describe_topics")
         described: dict[str, TopicDescription] = {}
         for name in wanted:
-            entry = open_topic(self._client, name, TIMEOUT_MS)
-            if entry is None and names is not None:
+            description = self._description(name)
+            if description is None and names is not None:
                 raise UnknownTopicOrPartitionError(self._unknown(name))
-            if entry is not None:
-                described[name] = self._describe(name, entry)
+            if description is not None:
+                described[name] = description
         return described
+
+    def _description(self, name: str) -> TopicDescription | None:
+        while True:
+            entry = open_topic(self._client, name, TIMEOUT_MS)
+            if entry is None:
+                return None
+            try:
+                return self._describe(name, entry)
+            except UnknownTopicOrPartitionError:
+                if self._client.topic(name) == entry:
+                    raise  # nobody deleted it meanwhile: keys of it are missing
 
     def _describe(self, name: str, entry: TopicEntry) -> TopicDescription:
         keys = [partition_keys(self._client.namespace, name, number) for number in range(entry.partitions)]
@@ -140,7 +157,10 @@ class Admin:
         :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
         :raises ConfigurationError: a setting is wrong, or cannot be changed; of that topic nothing was changed.
         """
-        for name, changes in {check_name(name): changes for name, changes in configs.items()}.items():
+        _check_mapping("alter_configs", configs, "{'orders': {'retention_ms': 60_000}}")
+        for name, changes in configs.items():
+            _check_changes(check_name(name), changes)
+        for name, changes in configs.items():
             while True:
                 entry = self._open(name)
                 config = altered_config(entry.topic_config(), changes)
@@ -157,8 +177,10 @@ class Admin:
         :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
         :raises ConfigurationError: fewer than the topic has (their records would be lost), or too many.
         """
-        for name, total in {check_name(name): total for name, total in totals.items()}.items():
-            check_partition_count(name, total, MOST_PARTITIONS)
+        _check_mapping("create_partitions", totals, "{'orders': 8}")
+        for name, total in totals.items():
+            check_partition_count(check_name(name), total, MOST_PARTITIONS)
+        for name, total in totals.items():
             entry = self._open(name)
             while entry.partitions != total:
                 if total < entry.partitions:
@@ -175,10 +197,13 @@ class Admin:
         :raises UnknownTopicOrPartitionError: there is no such partition; in those before it records were deleted.
         :raises OffsetOutOfRangeError: an offset is beyond the log's end.
         """
-        starts: dict[TopicPartition, int] = {}
-        for tp, offset in {TopicPartition(*tp): offset for tp, offset in before.items()}.items():
+        _check_mapping("delete_records", before, "{TopicPartition('orders', 0): 100}")
+        wanted = {_topic_partition(tp): offset for tp, offset in before.items()}
+        for tp, offset in wanted.items():
             check_deleted_before(tp, offset)
-            entry = self._open(check_name(tp.topic))
+        starts: dict[TopicPartition, int] = {}
+        for tp, offset in wanted.items():
+            entry = self._open(tp.topic)
             check_partition(tp.topic, tp.partition, entry.partitions)
             self._delete_before(tp, entry.id, offset)
             starts[tp] = trim_partition(self._client, tp.topic, tp.partition, entry.id)
@@ -205,24 +230,50 @@ class Admin:
         """
         found: dict[TopicPartition, str] = {}
         for name in self._names(names, "check_topics"):
-            entry = self._open(name)
-            for number in range(entry.partitions):
-                contradiction = self._check(name, number, entry.id)
-                if contradiction:
-                    found[TopicPartition(name, number)] = contradiction
+            contradictions = self._contradictions(name)
+            if contradictions is None and names is not None:
+                raise UnknownTopicOrPartitionError(self._unknown(name))
+            found |= contradictions or {}
         return found
 
-    def _check(self, name: str, number: int, topic_id: str) -> str:
+    def _contradictions(self, name: str) -> dict[TopicPartition, str] | None:
+        entry = open_topic(self._client, name, TIMEOUT_MS)
+        while entry is not None:
+            found = self._check_topic(name, entry)
+            now = open_topic(self._client, name, TIMEOUT_MS) if found else entry
+            if now == entry:
+                return found
+            entry = now  # it was changed meanwhile, or deleted
+        return None
+
+    def _check_topic(self, name: str, entry: TopicEntry) -> dict[TopicPartition, str]:
+        looked_at = {
+            TopicPartition(name, number): self._check(name, number, entry) for number in range(entry.partitions)
+        }
+        return {tp: contradiction for tp, contradiction in looked_at.items() if contradiction}
+
+    def _check(self, name: str, number: int, entry: TopicEntry) -> str:
         keys = partition_keys(self._client.namespace, name, number)
         checked = Checked(-1, 0, 0, "")
-        while True:
-            call = calls.check(keys, topic_id=topic_id, segment=checked.segment, rank=checked.rank, size=checked.bytes)
-            try:
+        try:
+            layout = self._client.call(calls.describe_partition(keys, topic_id=entry.id))
+            if (layout.partitions, layout.generation) != (entry.partitions, entry.generation):
+                there = f"{layout.partitions} partitions (generation {layout.generation})"
+                return f"it knows {there}, the registry {entry.partitions} (generation {entry.generation})"
+            while True:
+                call = calls.check(
+                    keys, topic_id=entry.id, segment=checked.segment, rank=checked.rank, size=checked.bytes
+                )
                 checked = self._client.call(call)
-            except PartitionDamagedError as damaged:
-                return str(damaged)
-            if checked.segment < 0 or checked.contradiction:
-                return checked.contradiction
+                if checked.segment < 0 or checked.contradiction:
+                    return checked.contradiction
+        except (
+            PartitionDamagedError,
+            ForeignDataError,
+            UnsupportedVersionError,
+            UnknownTopicOrPartitionError,
+        ) as wrong:
+            return str(wrong)
 
     def _open(self, name: str) -> TopicEntry:
         entry = open_topic(self._client, name, TIMEOUT_MS)
@@ -249,3 +300,27 @@ def _partitions(topic: NewTopic) -> int:
     count = DEFAULT_PARTITIONS if topic.num_partitions is None else topic.num_partitions
     check_partition_count(topic.name, count, MOST_PARTITIONS)
     return count
+
+
+def _check_mapping(method: str, given: object, example: str) -> None:
+    if not isinstance(given, Mapping):
+        msg = f"{method} takes a mapping: {method}({example})"
+        raise TypeError(msg)
+
+
+def _check_changes(topic: str, changes: Any) -> None:
+    if isinstance(changes, TopicConfig):
+        return
+    if not isinstance(changes, Mapping):
+        msg = f"the settings of topic {topic!r} are a TopicConfig or a mapping of names to values, not {changes!r}"
+        raise TypeError(msg)
+    for name in cast("Mapping[str, Any]", changes):
+        if name.replace(".", "_") not in TopicConfig.model_fields:
+            topic_config({name: None})  # which says what is near
+
+
+def _topic_partition(given: Any) -> TopicPartition:
+    if isinstance(given, str) or len(given) != 2:
+        msg = f"a partition is named by TopicPartition(topic, number), not {given!r}"
+        raise TypeError(msg)
+    return TopicPartition(check_name(given[0]), given[1])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterator, Callable, Iterable, Mapping
+from collections.abc import Iterator, Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from threading import Lock
 from types import TracebackType
@@ -18,15 +18,16 @@ from typing import Any, Generic, Literal, Never, Self
 from streamlayer._sync.assignment import Assignment
 from streamlayer._sync.client import Client
 from streamlayer._sync.fetcher import Fetcher
-from streamlayer._sync.offsets import Offsets
+from streamlayer._sync.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._sync.subscriber import Subscriber
 from streamlayer._config import ConsumerOptions, checked, refuse_unknown
 from streamlayer._core.checks import check_offset
 from streamlayer._core.entries import DELETING
+from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.times import to_ms
 from streamlayer._types import ConsumerRecord, Health, K, OffsetAndTimestamp, TopicPartition, V
 from streamlayer._waiting import threads as waiting
-from streamlayer.errors import ConfigurationError, IllegalStateError
+from streamlayer.errors import ConfigurationError, IllegalStateError, UnknownTopicOrPartitionError
 
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
 _OPTIONS = (*ConsumerOptions.model_fields, "key_deserializer", "value_deserializer")
@@ -224,12 +225,14 @@ class Consumer(Generic[K, V]):
     def poll(
         self, timeout_ms: int = 1000, *, max_records: int | None = None
     ) -> dict[TopicPartition, list[ConsumerRecord[K, V]]]:
-        """Hand out the next records.
+        """Hand out the next records. Those that were fetched before they expired or were deleted may be among them.
 
         :param timeout_ms: how long to wait for the first; 0: only what is there.
         :param max_records: how many at most; ``max_poll_records`` by default.
         :returns: records by partition, in order; empty after the time or ``wakeup()``.
         :raises OffsetOutOfRangeError: a position is not in the log, and ``auto_offset_reset`` is ``"none"``.
+        :raises UnknownTopicOrPartitionError: a topic was deleted. Told once; if it comes again (or is there again:
+            ``UnknownTopicIdError``), it is read from its first record.
         :raises LogTruncationError: the server lost records, and ``auto_offset_reset`` is ``"none"``.
         :raises CorruptRecordError: the next record cannot be read; ``seek`` past it to go on.
         :raises RecordDeserializationError: a deserializer raised; ``seek`` past the record to go on.
@@ -385,7 +388,8 @@ class Consumer(Generic[K, V]):
             self._check_wanted()
             self._drop_record_buffer()
             self._assignment.refresh()
-            ends = self._offsets.ends(self._assignment.positions.values())
+            positions = self._assignment.positions
+            ends = dict(zip(positions, self._find(list(positions.values()), LATEST), strict=True))
             self._assignment.expect(ends)
             for position in self._assignment.positions.values():
                 position.waiting = False  # the ends may be newer than its last fetch
@@ -415,7 +419,8 @@ class Consumer(Generic[K, V]):
         """
         self._enter()
         try:
-            self._assignment.keep_up(waiting.monotonic_ms())
+            if tp not in self._assignment.positions and self._assignment.wanted:
+                self._assignment.refresh()
             for record in self._records[self._record :]:
                 if record.topic_partition == tp:
                     return record.offset
@@ -436,11 +441,11 @@ class Consumer(Generic[K, V]):
 
     def seek_to_beginning(self, *tps: TopicPartition) -> None:
         """Go to the first offsets that the logs hold now. No arguments: all assigned partitions."""
-        self._seek_all(tps, -2)
+        self._seek_all(tps, EARLIEST)
 
     def seek_to_end(self, *tps: TopicPartition) -> None:
         """Go behind the last records that the logs hold now. No arguments: all assigned partitions."""
-        self._seek_all(tps, -1)
+        self._seek_all(tps, LATEST)
 
     def seek_to_time(self, when: int | datetime, *tps: TopicPartition) -> None:
         """Go to the first records at or after a time; where there is none, to the end.
@@ -456,11 +461,19 @@ class Consumer(Generic[K, V]):
             self._drop_record_buffer()
             self._assignment.refresh()
             chosen = [self._assignment.position_of(tp) for tp in tps or self._assignment.positions]
-            found = self._offsets.find(chosen, timestamp)
+            found = self._find(chosen, timestamp)
             for position, offset in zip(chosen, found, strict=True):
                 position.seek(offset)
         finally:
             self._leave()
+
+    def _find(self, positions: Sequence[PartitionPosition], timestamp: int) -> list[int]:
+        """Offsets of partitions that are read. If a topic is gone, that is told once, as by ``poll``."""
+        try:
+            return self._offsets.find(positions, timestamp)
+        except UnknownTopicOrPartitionError:
+            self._assignment.let_go()
+            raise
 
     def pause(self, *tps: TopicPartition) -> None:
         """Hand out nothing of these partitions until ``resume``; what was fetched is dropped. None named: all."""
@@ -472,7 +485,7 @@ class Consumer(Generic[K, V]):
     def resume(self, *tps: TopicPartition) -> None:
         """End ``pause``. None named: all."""
         self._check()
-        for tp in tps or self._assignment.assigned():
+        for tp in tps or self._assignment.paused():
             self._assignment.pause(tp, paused=False)
 
     def paused(self) -> set[TopicPartition]:
@@ -491,14 +504,14 @@ class Consumer(Generic[K, V]):
 
         :raises UnknownTopicOrPartitionError: there is no such topic or partition.
         """
-        return self._ask(tps, -2)
+        return self._ask(tps, EARLIEST)
 
     def end_offsets(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The offset that the next record of each log will get.
 
         :raises UnknownTopicOrPartitionError: there is no such topic or partition.
         """
-        return self._ask(tps, -1)
+        return self._ask(tps, LATEST)
 
     def _ask(self, tps: Iterable[TopicPartition], timestamp: int) -> dict[TopicPartition, int]:
         self._enter()

@@ -70,7 +70,7 @@ class Fetcher:
     def _wants(self, position: PartitionPosition) -> bool:
         if position.paused or position.waiting or position.error is not None:
             return False
-        return not position.buffered or position.buffered < self._options.fetch_min_bytes
+        return not position.buffered or (position.buffered < self._options.fetch_min_bytes and not position.cut_off)
 
     def due(self, now: int) -> bool:
         """Whether a partition is to be asked now."""
@@ -136,43 +136,47 @@ class Fetcher:
         if error.retriable:
             self._in_trouble(error)
             return True
-        if isinstance(error, OffsetOutOfRangeError):
-            self._out_of_range(position, error)
-        elif isinstance(error, LogTruncationError):
+        if isinstance(error, LogTruncationError):
             self._truncated(position, error)
         elif isinstance(error, UnknownTopicOrPartitionError):
             self._assignment.lost_topic(position.tp.topic)
             raise error
+        elif position.buffered:
+            position.cut_off = True  # first what was fetched before; then this comes again, with numbers that are true
+        elif isinstance(error, OffsetOutOfRangeError):
+            self._out_of_range(position, error)
         else:
             position.error = error
         return False
 
     def _out_of_range(self, position: PartitionPosition, error: OffsetOutOfRangeError) -> None:
-        place = where(*position.tp)
         at = position.position
-        missed = max(0, error.log_start - at)
         if self._options.auto_offset_reset == "none":
+            missed = max(0, error.log_start - at)
             msg = f"{error}; the position is {at}, {missed} records were missed. Seek to go on"
             position.error = OffsetOutOfRangeError(msg, error.log_start, missed)
             return
-        policy = LATEST if self._options.auto_offset_reset == "latest" else EARLIEST
-        (offset,) = self._offsets.find([position], policy)
+        offset = error.log_start
+        if self._options.auto_offset_reset == "latest":
+            (offset,) = self._offsets.find([position], LATEST, 0)
         logger.warning(
-            "%s: offset %d is not in the log; going on at %d, %d records were missed", place, at, offset, missed
-        )
+            "%s: offset %d is not in the log; going on at %d, %d records were missed",
+            where(*position.tp), at, offset, max(0, offset - at),
+        )  # fmt: skip
         position.seek(offset)
 
     def _truncated(self, position: PartitionPosition, error: LogTruncationError) -> None:
-        at = position.position
-        if error.diverged_at is None:
-            self._out_of_range(position, OffsetOutOfRangeError(str(error)))
-            return
-        if self._options.auto_offset_reset == "none":
-            position.error = LogTruncationError(str(error), error.diverged_at, max(0, at - error.diverged_at))
-            return
-        lost = position.truncated(error.diverged_at)
-        if lost:
+        at, diverged_at = position.position, error.diverged_at
+        if self._options.auto_offset_reset == "none" and (diverged_at is None or diverged_at < at):
+            lost = None if diverged_at is None else at - diverged_at
+            position.error = LogTruncationError(f"{error}; the position is {at}. Seek to go on", diverged_at, lost)
+        elif diverged_at is None:
+            policy = LATEST if self._options.auto_offset_reset == "latest" else EARLIEST
+            (offset,) = self._offsets.find([position], policy, 0)
+            logger.warning("%s; the position was %d, going on at %d", error, at, offset)
+            position.seek(offset)
+        elif lost := position.truncated(diverged_at):
             logger.warning(
                 "%s: the server lost the log's end; going on at %d, %d records that were read are gone",
-                where(*position.tp), error.diverged_at, lost,
+                where(*position.tp), diverged_at, lost,
             )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from streamlayer._sync.client import Client
 from streamlayer._sync.link import Unanswered
@@ -11,8 +11,8 @@ from streamlayer._core.calls import Fetched, Field, ListedOffsets
 from streamlayer._core.codec import FrameError, decode_frames
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import Refusal, where
-from streamlayer._types import OffsetAndTimestamp, TopicPartition
-from streamlayer.errors import CorruptRecordError
+from streamlayer._types import OffsetAndTimestamp
+from streamlayer.errors import CorruptRecordError, OffsetOutOfRangeError
 
 EARLIEST = -2
 LATEST = -1
@@ -25,17 +25,11 @@ class Offsets:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def ends(self, positions: Iterable[PartitionPosition]) -> dict[TopicPartition, int]:
-        """The log ends."""
-        asked = list(positions)
-        return {position.tp: end for position, end in zip(asked, self.find(asked, LATEST), strict=True)}
-
     def find(self, positions: Sequence[PartitionPosition], timestamp: int, timeout_ms: int = 10_000) -> list[int]:
         """Offsets by Kafka's timestamps: -2 the first, -1 the next, else the first at or after it, or the next."""
         if timestamp >= 0:
-            found = [self.at_time(position, timestamp) for position in positions]
-            ends = self.find(positions, LATEST)
-            return [at.offset if at is not None else end for at, end in zip(found, ends, strict=True)]
+            found = [self._first_at(position, timestamp) for position in positions]
+            return [at.offset if at is not None else end for at, end in found]
         answers: list[int] = []
         for start in range(0, len(positions), ASKED_AT_ONCE):
             part = positions[start : start + ASKED_AT_ONCE]
@@ -52,6 +46,11 @@ class Offsets:
 
     def at_time(self, position: PartitionPosition, timestamp: int) -> OffsetAndTimestamp | None:
         """The first record at or after a time; ``None`` if there is none."""
+        found, _ = self._first_at(position, timestamp)
+        return found
+
+    def _first_at(self, position: PartitionPosition, timestamp: int) -> tuple[OffsetAndTimestamp | None, int]:
+        """The first record at or after a time, and where the log ended when it was looked for."""
         segment, after = position.segment, 0
         while True:
             call = calls.list_offsets(
@@ -63,14 +62,16 @@ class Offsets:
                 segment = after = int(refusal.detail)
                 continue
             if listed.field is None:
-                return None
-            found = _first_at(position, listed.field, timestamp, listed.log_start)
+                return None, listed.next
+            found = _first_in(position, listed.field, timestamp, listed.log_start)
             if found is not None:
-                return found
+                return found, listed.next
             # What reached the time first is no longer in the log: look through what is.
             return self._scan(position, timestamp, max(listed.log_start, listed.field.last + 1))
 
-    def _scan(self, position: PartitionPosition, timestamp: int, start: int) -> OffsetAndTimestamp | None:
+    def _scan(
+        self, position: PartitionPosition, timestamp: int, start: int
+    ) -> tuple[OffsetAndTimestamp | None, int]:
         segment = position.segment
         while True:
             call = calls.fetch(
@@ -86,16 +87,21 @@ class Offsets:
             except Refusal as refusal:
                 segment = int(refusal.detail)
                 continue
+            except OffsetOutOfRangeError as error:
+                if error.log_start <= start:  # the server lost the log's end meanwhile
+                    return None, start
+                start = error.log_start  # it was trimmed meanwhile
+                continue
             for field in fetched.fields:
-                found = _first_at(position, field, timestamp, start)
+                found = _first_in(position, field, timestamp, start)
                 if found is not None:
-                    return found
+                    return found, fetched.next
                 start = field.last + 1
             if not fetched.fields:
-                return None
+                return None, fetched.next
 
 
-def _first_at(position: PartitionPosition, field: Field, timestamp: int, start: int) -> OffsetAndTimestamp | None:
+def _first_in(position: PartitionPosition, field: Field, timestamp: int, start: int) -> OffsetAndTimestamp | None:
     offset = field.base
     try:
         for frame in decode_frames(field.frames):

@@ -14,23 +14,23 @@ from threading import Lock
 from time import time
 from types import TracebackType
 from typing import Any, Generic, Literal, Never, Self
-from zlib import crc32
 
 from streamlayer._sync.client import Client
 from streamlayer._sync.registry import create_topic, open_topic
 from streamlayer._sync.sender import Sender
 from streamlayer._config import ProducerOptions, TopicConfig, checked, refuse_unknown
-from streamlayer._core.accumulator import Accumulator, Batch, TopicQueue
+from streamlayer._core.accumulator import Accumulator, TopicQueue
+from streamlayer._core.batch import Batch
 from streamlayer._core.checks import check_partition
 from streamlayer._core.codec import FAR_TIMESTAMP, RECORD_OVERHEAD, SHORT, Headers, header_size
 from streamlayer._core.columns import (
     Run,
-    check_timestamp,
     record_size,
     runs,
     to_bytes,
     to_column,
     to_headers,
+    to_timestamp,
     too_large,
 )
 from streamlayer._core.columns import longest as longest_of
@@ -39,7 +39,7 @@ from streamlayer._core.filling import Filling
 from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
-from streamlayer._types import AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
+from streamlayer._types import LOG_APPEND_TIME, AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
 from streamlayer._waiting import threads as waiting
 from streamlayer._waiting.threads import RecordFuture
 from streamlayer.errors import (
@@ -146,6 +146,7 @@ class Producer(Generic[K, V]):
             secrets.token_urlsafe(16) if idempotent else "",
             acks=0 if options.acks == 0 else 1,
             compression=1 if options.compression_type else 0,
+            layout_of=partial(_queue_of, self._client.namespace, options.batch_size),
             forget_topic=partial(_forget_topic, self._queues),
         )
         weakref.finalize(self, self._sender.let_go).atexit = False
@@ -263,7 +264,8 @@ class Producer(Generic[K, V]):
         :param value: the value.
         :param key: records of one key go to one partition, in order; without one they go where a batch is open.
         :param partition: a partition to use whatever the key.
-        :param timestamp_ms: the record's time, ms since the epoch; now by default.
+        :param timestamp_ms: the record's time, ms since the epoch; now by default. Ignored where a topic's records
+            carry the server's time (``LogAppendTime``).
         :param headers: names and bytes.
         :returns: what becomes of the record.
         :raises BufferFullError: no room within ``max_block_ms``; the record was not taken.
@@ -279,7 +281,8 @@ class Producer(Generic[K, V]):
             plain: Any = value
             size = len(key) + len(plain) + RECORD_OVERHEAD
             if size <= SHORT:
-                key_hash = crc32(key)
+                hash_of = queue.hash  # apart from its call: 3 ns, not 10
+                key_hash = hash_of(key)
                 now = int(time() * 1000)
                 with self._lock:
                     batch = queue.opens[key_hash % queue.count]
@@ -316,16 +319,20 @@ class Producer(Generic[K, V]):
         stored_key = to_bytes(key, self._key_serializer, "key")
         stored_value = to_bytes(value, self._value_serializer, "value")
         pairs = to_headers(headers)
-        timestamp = int(time() * 1000) if timestamp_ms is None else check_timestamp(timestamp_ms)
+        timestamp = int(time() * 1000)
+        if timestamp_ms is not None:
+            timestamp = to_timestamp(timestamp_ms, timestamp, append_time=queue.append_time)
         extra = (header_size(pairs) if pairs else 0) + (0 if timestamp_ms is None else FAR_TIMESTAMP)
         size = record_size(stored_key, stored_value, extra)
         self._check_size(queue.name, size)
         if partition is not None:
-            check_partition(queue.name, partition, queue.count)
+            self._look_for(queue, partition)
         while True:
             sealed: Batch | None = None
             with self._lock:
                 queue = self._queues.get(queue.name, queue)
+                if partition is not None:
+                    check_partition(queue.name, partition, queue.count)
                 batch, index, sealed = self._filling.add(
                     queue, stored_key, stored_value, partition, timestamp, pairs, size, waiting.monotonic_ms()
                 )
@@ -389,7 +396,7 @@ class Producer(Generic[K, V]):
         :param values: the values.
         :param keys: as many keys, or ``None`` for none.
         :param partition: a partition for all of them.
-        :param timestamps_ms: as many times; now by default.
+        :param timestamps_ms: as many times; now by default. Ignored as in ``send``.
         :param headers: the same headers for each.
         :returns: where they are: a range for each run without a gap in one partition.
         :raises ValueError: the lengths differ; nothing was sent.
@@ -398,10 +405,14 @@ class Producer(Generic[K, V]):
         self._check_open()
         queue = self._queues.get(topic) or self._open(topic)
         if partition is not None:
+            self._look_for(queue, partition)
             check_partition(queue.name, partition, queue.count)
         stored = to_column(values, self._value_serializer, "value")
         stored_keys = None if keys is None else to_column(keys, self._key_serializer, "key")
-        times = None if timestamps_ms is None else [check_timestamp(timestamp) for timestamp in timestamps_ms]
+        now = int(time() * 1000)
+        times = None
+        if timestamps_ms is not None:
+            times = [to_timestamp(given, now, append_time=queue.append_time) for given in timestamps_ms]
         for name, column in (("keys", stored_keys), ("timestamps_ms", times)):
             if column is not None and len(column) != len(stored):
                 msg = f"{topic}: {len(stored)} values, but {len(column)} {name}: they must be as many"
@@ -415,14 +426,12 @@ class Producer(Generic[K, V]):
         limit = self._options.max_request_size - overhead
         if sum(longest) > limit and (size := too_large(stored_keys, stored, limit)):
             self._check_size(topic, size + overhead)
-        now = int(time() * 1000)
         slices: list[Slice] = []
         for start in range(0, len(stored), _MANY):
             part = slice(start, start + _MANY)
             part_keys = None if stored_keys is None else stored_keys[part]
             part_times = now if times is None else times[part]
-            for run in runs(stored[part], part_keys, part_times, partition, queue.count, queue.hash, overhead):
-                slices += self._append_run(queue, run, pairs)
+            slices += self._append_all(queue, stored[part], part_keys, part_times, partition, overhead, pairs)
             self._sender.hand_over()
         for batch, _, _ in slices:
             if not batch.done.is_set():
@@ -432,13 +441,41 @@ class Producer(Generic[K, V]):
                 batch.done.wait()
         return ranges_of(slices)
 
-    def _append_run(self, queue: TopicQueue, run: Run, headers: Headers | None) -> list[Slice]:
+    def _append_all(
+        self,
+        queue: TopicQueue,
+        values: list[bytes | None],
+        keys: list[bytes | None] | None,
+        times: list[int] | int,
+        partition: int | None,
+        overhead: int,
+        headers: Headers | None,
+    ) -> list[Slice]:
+        """Part records by the topic's layout, and put them into batches."""
+        with self._lock:
+            queue = self._queues.get(queue.name, queue)
+            layout, count = queue.layout, queue.count
+        if partition is not None:
+            check_partition(queue.name, partition, count)
+        slices: list[Slice] = []
+        for run in runs(values, keys, times, partition, count, queue.hash, overhead):
+            slices += self._append_run(queue, layout, run, headers)
+        return slices
+
+    def _append_run(
+        self, queue: TopicQueue, layout: tuple[str, int], run: Run, headers: Headers | None
+    ) -> list[Slice]:
         slices: list[Slice] = []
         start = 0
         while start < len(run.values):
             with self._lock:
                 queue = self._queues.get(queue.name, queue)
-                added = self._filling.add_run(queue, run, start, headers, waiting.monotonic_ms())
+                current = queue.layout == layout
+                added = self._filling.add_run(queue, run, start, headers, waiting.monotonic_ms()) if current else None
+            if not current:  # another one since the records were parted: what is left is parted anew
+                chosen = run.partition if run.key_hash is None else None
+                left = run.values[start:], run.keys[start:] or None, run.timestamps[start:]
+                return slices + self._append_all(queue, *left, chosen, run.overhead, headers)
             if added is None:
                 self._wait_for_room(queue.name)
                 continue
@@ -466,6 +503,22 @@ class Producer(Generic[K, V]):
         queue = self._queues.get(topic) or self._open(topic)
         return set(range(queue.count))
 
+    def _look_for(self, queue: TopicQueue, partition: int) -> None:
+        """If a topic is not known to have a partition, read it again: it may have been added."""
+        try:
+            check_partition(queue.name, partition, queue.count)
+        except UnknownTopicOrPartitionError:
+            pass
+        else:
+            return
+        entry = open_topic(self._client, queue.name, self._options.max_block_ms)
+        deadline = waiting.monotonic_ms() + self._options.max_block_ms
+        while entry is not None and queue.topic_id == entry.id and queue.generation < entry.generation:
+            left = deadline - waiting.monotonic_ms()
+            if left <= 0 or self._queues.get(queue.name) is not queue:
+                return
+            self._sender.reread(queue, left)
+
     def _open(self, topic: str) -> TopicQueue:
         self._check_open()
         check_name(topic)
@@ -485,24 +538,27 @@ class Producer(Generic[K, V]):
                     exist_ok=True,
                     timeout_ms=self._options.max_block_ms,
                 )
-            queue = self._queue_of(topic, entry)
+            queue = _queue_of(self._client.namespace, self._options.batch_size, topic, entry)
             with self._lock:
                 self._accumulator.add_topic(queue)
                 self._queues[topic] = queue
             self._sender.start()
             return queue
 
-    def _queue_of(self, topic: str, entry: TopicEntry) -> TopicQueue:
-        config = entry.topic_config()
-        return TopicQueue(
-            topic,
-            entry.id,
-            entry.generation,
-            [partition_keys(self._client.namespace, topic, number) for number in range(entry.partitions)],
-            PARTITIONERS[config.partitioner],
-            min(self._options.batch_size, config.max_message_bytes),
-            waiting.Latch,
-        )
+
+def _queue_of(namespace: str, batch_size: int, topic: str, entry: TopicEntry) -> TopicQueue:
+    """What the registry says of a topic, with nothing in it."""
+    config = entry.topic_config()
+    return TopicQueue(
+        topic,
+        entry.id,
+        entry.generation,
+        [partition_keys(namespace, topic, number) for number in range(entry.partitions)],
+        PARTITIONERS[config.partitioner],
+        min(batch_size, config.max_message_bytes),
+        waiting.Latch,
+        append_time=config.timestamp_type == LOG_APPEND_TIME,
+    )
 
 
 def _forget_topic(queues: dict[str, TopicQueue], topic: str) -> None:

@@ -7,55 +7,93 @@ crash after each step is in DESIGN.md, "The registry".
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
+from typing import Any, NamedTuple
 
 from streamlayer._sync.client import Client
 from streamlayer._config import TopicConfig
 from streamlayer._core import calls
 from streamlayer._core.calls import Call, CreatedPartition, RegistryChange
 from streamlayer._core.entries import ALTERING, CREATING, DELETING, GROWING, READY, TopicEntry, read_entry
-from streamlayer._core.keys import partition_keys
+from streamlayer._core.keys import PartitionKeys, partition_keys
+from streamlayer._types import LOG_APPEND_TIME
 from streamlayer.errors import (
     PartitionDamagedError,
     ServerFullError,
-    StreamlayerError,
     TopicAlreadyExistsError,
     UnknownTopicOrPartitionError,
+    UnsupportedVersionError,
 )
+
+GROWING_MS = 500
+"""How long who meets a half-grown topic tries to make its partitions, if the server is full: he can do without."""
 
 
 def open_topic(client: Client, name: str, timeout_ms: int) -> TopicEntry | None:
     """A topic that can be used, finished first if it was half done; ``None`` if there is none.
 
+    :returns: it is ``ready``; or ``growing``, if it cannot have more partitions now: ``grow_topic`` says why.
     :raises StreamlayerError: the server could not be asked.
     """
-    entry = client.topic(name, timeout_ms)
-    while entry is not None:
-        if entry.state == READY:
-            return entry
-        if entry.state == CREATING:
-            entry = finish_creating(client, name, entry, timeout_ms)
-        elif entry.state == GROWING:
-            try:
-                entry = _finish_growing(client, name, entry, timeout_ms)
-            except ServerFullError:
-                return entry  # it cannot get more partitions now; those that it has can be used
-        elif entry.state == ALTERING:
-            entry = _finish_altering(client, name, entry, timeout_ms)
-        elif entry.state == DELETING:
-            finish_deleting(client, name, entry)
-            return None
-        else:
-            msg = f"topic {name!r} is {entry.state}, which this release does not know. Upgrade streamlayer"
-            raise StreamlayerError(msg)
-    return None
+    return _settle(client, name, client.topic(name, timeout_ms), timeout_ms)
 
 
-def _advance(client: Client, name: str, seen: TopicEntry, wanted: TopicEntry) -> TopicEntry | None:
-    """Set the entry to what is wanted, unless it is no longer what was seen; what it is now."""
-    change: RegistryChange = client.call(
-        calls.registry(client.namespace, name, seen.to_bytes(), wanted.to_bytes())
-    )
+def _settle(client: Client, name: str, entry: TopicEntry | None, timeout_ms: int) -> TopicEntry | None:
+    while entry is not None and entry.state != READY:
+        half_done = entry
+        patience_ms = min(timeout_ms, GROWING_MS) if half_done.state == GROWING else timeout_ms
+        try:
+            entry = _finish(client, name, half_done, patience_ms)
+        except (ServerFullError, PartitionDamagedError):
+            if half_done.state != GROWING:
+                raise
+            return half_done  # the partitions that it has can be used
+    return entry
+
+
+def _finish(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
+    """Do what a half-done topic's entry says was meant; the entry as it is then, ``None`` if there is none.
+
+    If somebody deleted the topic meanwhile, he may have passed by before a partition was made here: it is freed.
+    """
+    try:
+        now = _carry_out(client, name, entry, timeout_ms)
+    except UnknownTopicOrPartitionError:
+        now = client.topic(name, timeout_ms)
+        if now == entry:
+            raise  # nobody deleted it: keys of it are missing
+    if now is None or now.id != entry.id or now.state == DELETING:
+        _free_partitions(client, name, entry.id, _made_by(entry))
+    return now
+
+
+def _carry_out(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
+    if entry.state == CREATING:
+        return _finish_creating(client, name, entry, timeout_ms)
+    if entry.state == GROWING:
+        return _finish_growing(client, name, entry, timeout_ms)
+    if entry.state == ALTERING:
+        return _finish_altering(client, name, entry, timeout_ms)
+    if entry.state == DELETING:
+        return _finish_deleting(client, name, entry, timeout_ms)
+    msg = f"topic {name!r} is {entry.state}, which this release does not know. Upgrade streamlayer"
+    raise UnsupportedVersionError(msg)
+
+
+def _made_by(entry: TopicEntry) -> range:
+    """The partitions that are made while an entry is in its state."""
+    if entry.state == CREATING:
+        return range(entry.partitions)
+    return range(entry.partitions, entry.target) if entry.state == GROWING else range(0)
+
+
+def _advance(
+    client: Client, name: str, seen: TopicEntry | None, wanted: TopicEntry | None, timeout_ms: int = 10_000
+) -> TopicEntry | None:
+    """Set the entry to what is wanted, unless it is no longer what was seen; what it is now. ``None``: no entry."""
+    before, after = (b"" if entry is None else entry.to_bytes() for entry in (seen, wanted))
+    change: RegistryChange = client.call(calls.registry(client.namespace, name, before, after), timeout_ms)
     return read_entry(change.entry, name) if change.entry else None
 
 
@@ -70,49 +108,126 @@ def create_topic(
     :param timeout_ms: how long each step is tried while the server cannot do it.
     :raises TopicAlreadyExistsError: it was there before, and ``exist_ok`` is false.
     """
-    wanted = TopicEntry(
-        id=secrets.token_hex(16), state=CREATING, partitions=partitions, config=config.model_dump(exclude_unset=True)
-    )
     while True:
-        stored = wanted.to_bytes()
-        change: RegistryChange = client.call(calls.registry(client.namespace, name, b"", stored))
-        entry = read_entry(change.entry, name)
-        if entry.state == DELETING:
-            finish_deleting(client, name, entry)
-            continue
-        if entry.id != wanted.id and entry.state != CREATING:
-            if exist_ok:
-                return open_topic(client, name, timeout_ms) or entry
-            msg = f"topic {name!r} exists already; pass exist_ok=True to take it as it is"
-            raise TopicAlreadyExistsError(msg)
-        if entry.state == CREATING:
-            entry = finish_creating(client, name, entry, timeout_ms)
-        return entry
-
-
-def finish_creating(client: Client, name: str, entry: TopicEntry, timeout_ms: int = 10_000) -> TopicEntry:
-    """Make each partition, then say so. Partitions that hold another log are adopted, never destroyed."""
-    created = client.call_all(_creations(client, name, entry, range(entry.partitions), entry), timeout_ms)
-    ids = {partition.topic_id for partition in created}
-    done = entry.with_state(READY)
-    if ids != {entry.id}:
-        adopted = next(partition for partition in created if partition.topic_id != entry.id)
-        done = TopicEntry(
-            id=adopted.topic_id,
+        wanted = TopicEntry(
+            id=secrets.token_hex(16),
             state=CREATING,
-            partitions=adopted.partitions,
-            generation=adopted.generation,
-            config=entry.config,
+            partitions=partitions,
+            config=config.model_dump(exclude_unset=True),
         )
-        if len(ids - {entry.id}) > 1:
-            msg = f"topic {name!r}: its partitions belong to {len(ids)} different logs. Delete their keys, or restore"
-            raise PartitionDamagedError(msg)
-        if entry.id in ids:
-            _free_partitions(client, name, entry, range(entry.partitions))
-    now = _advance(client, name, entry, done) or done
-    if now.state == CREATING and now != entry:
-        return finish_creating(client, name, now, timeout_ms)
-    return now
+        entry = _advance(client, name, None, wanted)
+        assert entry is not None
+        if entry.state == DELETING:
+            _finish(client, name, entry, timeout_ms)
+            continue
+        there_before = entry.id != wanted.id and entry.state != CREATING
+        opened = _settle(client, name, entry, timeout_ms)
+        if opened is not None:
+            if there_before and not exist_ok:
+                msg = f"topic {name!r} exists already; pass exist_ok=True to take it as it is"
+                raise TopicAlreadyExistsError(msg)
+            return opened
+        # Somebody deleted it at once: that deletion came first, then.
+
+
+def _finish_creating(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
+    """Make each partition, then say so. A log that is there and holds records is adopted, never destroyed."""
+    numbers = range(entry.partitions)
+    if not _make(client, name, entry, numbers, entry, timeout_ms):
+        was_adopted = entry.config_version > 1  # its partitions may have stopped on the way to other settings
+        return _advance(client, name, entry, entry.with_state(ALTERING if was_adopted else READY))
+    now = client.topic(name, timeout_ms)
+    if now != entry:
+        return now  # what was in the way is of a topic made since
+    there = _look_at(client, name, numbers, timeout_ms)
+    further = range(entry.partitions, 1 + max((log.partitions for log in there.values()), default=0))
+    there |= _look_at(client, name, further, timeout_ms)
+    holding = {log.topic_id for log in there.values() if log.next > 0 and not log.deleting}
+    if len(holding) > 1:
+        msg = f"topic {name!r}: its partitions belong to {len(holding)} different logs. Delete their keys, or restore"
+        raise PartitionDamagedError(msg)
+    kept = holding.pop() if holding else entry.id
+    _free_others(client, name, kept, there)
+    if kept == entry.id:
+        return entry
+    return _advance(client, name, entry, _adopted(entry, [log for log in there.values() if log.topic_id == kept]))
+
+
+def _make(
+    client: Client, name: str, entry: TopicEntry, numbers: range, layout: TopicEntry, timeout_ms: int
+) -> bool:
+    """Make partitions; tell whether something else is in the way."""
+    try:
+        created = client.call_all(_creations(client, name, entry, numbers, layout), timeout_ms)
+    except UnknownTopicOrPartitionError:
+        return True  # somebody began to delete what is there
+    return any(partition.topic_id != entry.id for partition in created)
+
+
+class _Log(NamedTuple):
+    """What a partition knows of itself."""
+
+    topic_id: str
+    next: int
+    deleting: bool
+    partitions: int
+    generation: int
+    config_version: int
+    config: dict[str, Any]
+
+
+def _look_at(client: Client, name: str, numbers: Iterable[int], timeout_ms: int) -> dict[int, _Log]:
+    """The partitions that there are, whosever they are."""
+    keys = {number: partition_keys(client.namespace, name, number) for number in numbers}
+    found = client.call_all([_read_meta(each) for each in keys.values()], timeout_ms)
+    return {number: log for number, log in zip(keys, found, strict=True) if log is not None}
+
+
+def _read_meta(keys: PartitionKeys) -> Call[_Log | None]:
+    fields = ("id", "state", "next", "partitions", "generation", "config_version")
+    settings = ("retention_ms", "retention_bytes", "segment_limit", "max_message_bytes", "timestamp_type")
+    return Call(None, (keys.meta,), ("HMGET", keys.meta, *fields, *settings), _log)
+
+
+def _log(reply: list[bytes]) -> _Log | None:
+    topic_id, state, *rest = reply
+    if not topic_id:
+        return None
+    end, partitions, generation, version, retention_ms, retention_bytes, limit, most, kind = map(int, rest)
+    known = {
+        "retention_ms": retention_ms,
+        "retention_bytes": retention_bytes,
+        "segment_bytes": None if limit == TopicConfig(retention_bytes=retention_bytes).segment_limit else limit,
+        "max_message_bytes": most,
+        "message_timestamp_type": "LogAppendTime" if kind == LOG_APPEND_TIME else "CreateTime",
+    }
+    default = TopicConfig()
+    config = {name: value for name, value in known.items() if value != getattr(default, name)}
+    return _Log(topic_id.decode(), end, state == b"deleting", partitions, generation, version, config)
+
+
+def _free_others(client: Client, name: str, kept: str, there: Mapping[int, _Log]) -> None:
+    """Free what a topic of that name left behind that never took a record, or was being deleted."""
+    for number, log in there.items():
+        if log.topic_id != kept or log.deleting:
+            _free_partitions(client, name, log.topic_id, [number])
+
+
+def _adopted(entry: TopicEntry, logs: Sequence[_Log]) -> TopicEntry:
+    """The entry of a log whose entry was lost, from what its partitions know; the partitioner alone they do not."""
+    settings = max(logs, key=lambda log: log.config_version)
+    generation, partitions = newest = max((log.generation, log.partitions) for log in logs)
+    grown = all((log.generation, log.partitions) == newest for log in logs)
+    partitioner = {name: value for name, value in entry.config.items() if name == "partitioner"}
+    return TopicEntry(
+        id=settings.topic_id,
+        state=CREATING,
+        partitions=partitions,
+        generation=generation if grown else generation - 1,
+        config=settings.config | partitioner,
+        config_version=settings.config_version + 1,
+        target=0 if grown else partitions,
+    )
 
 
 def _creations(
@@ -140,19 +255,18 @@ def _creations(
 # --- grow ------------------------------------------------------------------------------------------------------------
 
 
-def grow_topic(client: Client, name: str, entry: TopicEntry, partitions: int, timeout_ms: int) -> TopicEntry:
-    """Begin to add partitions, and finish it.
+def grow_topic(client: Client, name: str, entry: TopicEntry, partitions: int, timeout_ms: int) -> None:
+    """Begin to add partitions, and finish it; or finish what somebody else has begun.
 
-    :param entry: the topic as it was read, ready.
-    :returns: the topic as it is then; with fewer partitions than wanted if somebody else changed it meanwhile.
+    :param entry: the topic as ``open_topic`` returned it. If somebody else has changed it since, nothing is begun.
+    :raises ServerFullError: there is no room for more partitions now.
+    :raises PartitionDamagedError: a topic of that name has left records where a new partition shall be.
     """
-    now = _advance(client, name, entry, entry.growing_to(partitions))
-    if now is None:
-        msg = f"topic {name!r} was deleted"
-        raise UnknownTopicOrPartitionError(msg)
-    if now.state == GROWING:
-        now = _finish_growing(client, name, now, timeout_ms) or now
-    return now
+    now: TopicEntry | None = entry
+    if entry.state == READY:
+        now = _advance(client, name, entry, entry.growing_to(partitions))
+    if now is not None and now.state == GROWING:
+        _finish(client, name, now, timeout_ms)
 
 
 def _finish_growing(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
@@ -163,19 +277,24 @@ def _finish_growing(client: Client, name: str, entry: TopicEntry, timeout_ms: in
     """
     grown = entry.grown()
     new = range(entry.partitions, grown.partitions)
-    created = client.call_all(_creations(client, name, entry, new, grown), timeout_ms)
-    strangers = [number for number, partition in zip(new, created, strict=True) if partition.topic_id != entry.id]
-    if strangers:
-        _free_partitions(client, name, entry, new)
-        now = _advance(client, name, entry, entry.not_grown())
-        if now is None or now.id != entry.id:
-            return now  # the topic was deleted meanwhile: they are those of the one made since
-        key = partition_keys(client.namespace, name, strangers[0]).prefix
-        msg = (
-            f"topic {name!r} cannot grow: its partition {strangers[0]} holds another log, left by a topic of that name "
-            f"before. If nobody needs it, delete the keys {key}:*"
-        )
-        raise PartitionDamagedError(msg)
+    if _make(client, name, entry, new, grown, timeout_ms):
+        now = client.topic(name, timeout_ms)
+        if now != entry:
+            return now  # what is in the way is of a topic made since
+        there = _look_at(client, name, new, timeout_ms)
+        for number, log in there.items():
+            if log.topic_id != entry.id and log.next > 0 and not log.deleting:
+                key = partition_keys(client.namespace, name, number).prefix
+                msg = (
+                    f"topic {name!r} cannot grow: its partition {number} holds another log, left by a topic of that "
+                    f"name before. If nobody needs it, delete the keys {key}:*"
+                )
+                raise PartitionDamagedError(msg)
+        _free_others(client, name, entry.id, there)
+        return entry
+    if entry.config_version > 1:
+        for number in new:  # one may have been made before the settings were altered
+            _alter_partition(client, name, number, entry, timeout_ms)
     old = [partition_keys(client.namespace, name, number) for number in range(entry.partitions)]
     for step in (calls.freeze_partition, calls.grow_partition):
         layout = partial(step, topic_id=entry.id, generation=grown.generation, partitions=grown.partitions)
@@ -189,39 +308,46 @@ def _finish_growing(client: Client, name: str, entry: TopicEntry, timeout_ms: in
 def alter_topic(client: Client, name: str, entry: TopicEntry, config: TopicConfig, timeout_ms: int) -> bool:
     """Begin to change a topic's settings, and finish it; false if somebody else changed the topic meanwhile.
 
-    :param entry: the topic as it was read, ready.
+    :param entry: the topic as ``open_topic`` returned it.
     """
     wanted = entry.altered_to(config)
-    change: RegistryChange = client.call(
-        calls.registry(client.namespace, name, entry.to_bytes(), wanted.to_bytes())
-    )
-    now = read_entry(change.entry, name) if change.entry else None
+    now = _advance(client, name, entry, wanted)
     if now is None or now.to_bytes() != wanted.to_bytes():
         return False
-    _finish_altering(client, name, now, timeout_ms)
+    _finish(client, name, now, timeout_ms)
     return True
 
 
 def _finish_altering(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
-    """Tell each partition, free what it no longer keeps, then say that it is done."""
+    """Tell each partition, free what it no longer keeps, then say that it is done.
+
+    A topic whose growth had to wait, because the server was full, goes on growing: a shorter retention makes room.
+    """
+    for number in range(max(entry.partitions, entry.target)):
+        try:
+            _alter_partition(client, name, number, entry, timeout_ms)
+            trim_partition(client, name, number, entry.id, timeout_ms)
+        except UnknownTopicOrPartitionError:
+            if number < entry.partitions:
+                raise
+    return _advance(client, name, entry, entry.with_state(GROWING if entry.target else READY))
+
+
+def _alter_partition(client: Client, name: str, number: int, entry: TopicEntry, timeout_ms: int) -> None:
     config = entry.topic_config()
-    for number in range(entry.partitions):
-        keys = partition_keys(client.namespace, name, number)
-        segments: tuple[int, int] | None = (0, -1)
-        while segments is not None:
-            call = calls.alter_partition(
-                keys,
-                topic_id=entry.id,
-                config_version=entry.config_version,
-                segments=segments,
-                retention_ms=config.retention_ms,
-                retention_bytes=config.retention_bytes,
-                segment_bytes=config.segment_limit,
-                max_message_bytes=config.max_message_bytes,
-            )
-            segments = client.call(call, timeout_ms)
-        trim_partition(client, name, number, entry.id, timeout_ms)
-    return _advance(client, name, entry, entry.with_state(READY))
+    segments: tuple[int, int] | None = (0, -1)
+    while segments is not None:
+        call = calls.alter_partition(
+            partition_keys(client.namespace, name, number),
+            topic_id=entry.id,
+            config_version=entry.config_version,
+            segments=segments,
+            retention_ms=config.retention_ms,
+            retention_bytes=config.retention_bytes,
+            segment_bytes=config.segment_limit,
+            max_message_bytes=config.max_message_bytes,
+        )
+        segments = client.call(call, timeout_ms)
 
 
 def trim_partition(client: Client, name: str, number: int, topic_id: str, timeout_ms: int = 10_000) -> int:
@@ -239,29 +365,26 @@ def trim_partition(client: Client, name: str, number: int, topic_id: str, timeou
 
 def delete_topic(client: Client, name: str) -> bool:
     """Delete a topic; tell whether there was one."""
-    while True:
-        entry = client.topic(name)
-        if entry is None:
-            return False
-        if entry.state != DELETING:
-            doomed = entry.with_state(DELETING)
-            change = client.call(calls.registry(client.namespace, name, entry.to_bytes(), doomed.to_bytes()))
-            if not change.changed:
-                continue
-            entry = doomed
-        finish_deleting(client, name, entry)
-        return True
+    entry = client.topic(name)
+    while entry is not None:
+        if entry.state == DELETING:
+            _finish(client, name, entry, 10_000)
+            return True
+        entry = _advance(client, name, entry, entry.with_state(DELETING))
+    return False
 
 
-def finish_deleting(client: Client, name: str, entry: TopicEntry) -> None:
+def _finish_deleting(client: Client, name: str, entry: TopicEntry, timeout_ms: int) -> TopicEntry | None:
     """Free each partition that is still this log, those of a half-done growth too, then remove the entry."""
-    _free_partitions(client, name, entry, range(max(entry.partitions, entry.target)))
-    client.call(calls.registry(client.namespace, name, entry.to_bytes(), b""))
+    _free_partitions(client, name, entry.id, range(max(entry.partitions, entry.target)), timeout_ms)
+    return _advance(client, name, entry, None, timeout_ms)
 
 
-def _free_partitions(client: Client, name: str, entry: TopicEntry, numbers: range) -> None:
+def _free_partitions(
+    client: Client, name: str, topic_id: str, numbers: Iterable[int], timeout_ms: int = 10_000
+) -> None:
     for number in numbers:
         keys = partition_keys(client.namespace, name, number)
         segments: tuple[int, int] | None = (0, 0)
         while segments is not None:
-            segments = client.call(calls.delete_partition(keys, topic_id=entry.id, segments=segments))
+            segments = client.call(calls.delete_partition(keys, topic_id=topic_id, segments=segments), timeout_ms)

@@ -10,15 +10,20 @@ import logging
 import random
 from collections.abc import Callable
 from threading import Lock
+from time import time
 from typing import Any
 
 from streamlayer._sync.client import Client
+from streamlayer._sync.registry import open_topic
 from streamlayer._core import calls
-from streamlayer._core.accumulator import Accumulator, Batch
-from streamlayer._core.futures import run_callbacks
-from streamlayer._core.refusals import where
+from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueue
+from streamlayer._core.batch import Batch
+from streamlayer._core.entries import TopicEntry
+from streamlayer._core.futures import on_its_way, origins_of, tell
+from streamlayer._core.refusals import Refusal, where
+from streamlayer._core.regrouping import follow
 from streamlayer._core.retry import backoff_ms
-from streamlayer._core.settlement import give_up_late, settle
+from streamlayer._core.settlement import Settlement, give_up_late, note_trims, settle
 from streamlayer._types import Health
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import IllegalStateError, RequestTimedOutError, StreamlayerError
@@ -30,6 +35,8 @@ SHORTEST_WAIT_MS = 50
 """An answer is waited for this long at least, however near ``delivery_timeout_ms`` is."""
 HAND_OVER_MS = 20
 """How long a caller waits at most for the sender to take its batches."""
+READ_TOPIC_MS = 1000
+"""How long a topic whose layout has changed is tried to be read before what else waits gets its turn."""
 
 
 class Sender:
@@ -39,6 +46,7 @@ class Sender:
     :param lock: held whenever the accumulator is touched, never while waiting.
     :param producer_id: empty for no idempotence.
     :param acks: 0: a batch is done when it is about to be sent.
+    :param layout_of: what the registry says of a topic, as an empty queue.
     :param forget_topic: told when a topic is gone.
     """
 
@@ -51,6 +59,7 @@ class Sender:
         *,
         acks: int,
         compression: int,
+        layout_of: Callable[[str, TopicEntry], TopicQueue],
         forget_topic: Callable[[str], None],
     ) -> None:
         self._client = client
@@ -59,11 +68,13 @@ class Sender:
         self._producer_id = producer_id
         self._acks = acks
         self._compression = compression
+        self._layout_of = layout_of
         self._forget_topic = forget_topic
         self._link = client.new_link()
         self._signal = waiting.Signal()
         self._room: waiting.Latch | None = None
         self._taken: waiting.Latch | None = None
+        self._read: waiting.Latch | None = None
         self._task: waiting.Task | None = None
         self._busy = False
         self._closing = False
@@ -122,12 +133,12 @@ class Sender:
                     mine = True  # before what it stands for: an interrupt in between must not leave the sender busy
                     self._busy = True
                     batches = self._accumulator.drain(waiting.monotonic_ms())
-            if mine:
+            if batches:
                 self._round(batches)
         finally:
             if mine:
                 self._busy = False
-            if not mine or self.reason or self._closing or not self._accumulator.empty:
+            if not mine or self.reason or self._closing or not self._accumulator.empty or self._accumulator.stale:
                 self._signal.set()
 
     def deliver_all(self, *, timeout_ms: int | None) -> None:
@@ -143,10 +154,10 @@ class Sender:
         for batch in pending:
             left = None if deadline is None else deadline - waiting.monotonic_ms()
             decided = batch.done.wait(left)
-            while decided and batch.values and (left is None or left > 0):  # acks=0: told, but still on its way
+            while decided and on_its_way(batch) and (left is None or left > 0):  # acks=0: told before it is sent
                 self.wait_for_room(LOOK_AGAIN_MS)
                 left = None if deadline is None else deadline - waiting.monotonic_ms()
-            if not decided or batch.values:
+            if not decided or on_its_way(batch):
                 msg = f"not all records were delivered within timeout_ms={timeout_ms}; the producer goes on trying"
                 raise RequestTimedOutError(msg)
 
@@ -167,6 +178,14 @@ class Sender:
             room = self._room
         self._signal.set()
         return room.wait(timeout_ms)
+
+    def reread(self, topic: TopicQueue, timeout_ms: float) -> None:
+        """Have a topic read again whose layout the caller knows to have changed, and wait for that."""
+        with self._lock:
+            topic.stale = True
+            read = self._read = self._read or waiting.Latch()
+        self._signal.set()
+        read.wait(timeout_ms)
 
     def let_go(self) -> None:
         """Nobody holds the producer any more: send what was given, then end."""
@@ -190,7 +209,8 @@ class Sender:
             for partition in topic.partitions:
                 for batch in (*partition.sealed, partition.open):
                     batch.error = error
-                    batch.done.set()
+                    for decided in (batch, *origins_of(batch)):
+                        decided.done.set()
 
     def _give_up(self, error: StreamlayerError) -> None:
         with self._lock:
@@ -224,13 +244,17 @@ class Sender:
             if self._busy:
                 return True
             batches = self._accumulator.drain(waiting.monotonic_ms())
+            stale = self._accumulator.stale_topics(waiting.monotonic_ms())
             self._busy = bool(batches)
-        if not batches:
+        if batches:
+            try:
+                self._round(batches)
+            finally:
+                self._busy = False
+        for topic in stale:
+            self._reread(topic)
+        if not batches and not stale:
             return True
-        try:
-            self._round(batches)
-        finally:
-            self._busy = False
         if self._trouble is not None and not self._closing:
             with self._lock:
                 left = self._accumulator.first_deadline() - waiting.monotonic_ms()
@@ -238,8 +262,10 @@ class Sender:
         return True
 
     def _round(self, batches: list[Batch]) -> None:
-        """Send batches and settle them."""
-        requests = [self._call(batch) for batch in batches]
+        """Send batches and settle them. Old segments that must go first are dropped in the same go."""
+        trims = {batch.partition: None for batch in batches if batch.partition.trim is not None}
+        requests: list[calls.Call[Any]] = [self._trim(partition) for partition in trims]
+        requests += [self._call(batch) for batch in batches]
         taken, self._taken = self._taken, None
         if taken is not None:
             taken.set()
@@ -249,22 +275,26 @@ class Sender:
         try:
             left = min(batch.deadline for batch in batches) - waiting.monotonic_ms()
             outcomes = self._link.execute(requests, max(SHORTEST_WAIT_MS, min(left, waiting.REPLY_TIMEOUT_MS)))
+            now = waiting.monotonic_ms()
+            with self._lock:
+                failure = note_trims(trims, outcomes[: len(trims)])
+                settled = settle(self._accumulator, batches, outcomes[len(trims) :], now)
+                if settled.again and settled.trouble is None:
+                    settled.trouble = failure
+                if self._acks == 0:
+                    for batch in settled.done:
+                        batch.base_offset = -1
+                if settled.trouble or settled.again:
+                    settled.done += give_up_late(self._accumulator, settled.trouble, now)
         except StreamlayerError as error:
             self._not_sent(batches, error)
             return
         except BaseException:
-            # Cancelled, or worse, in the middle of it: they may have been executed.
+            # Cancelled, or worse, in the middle of it: they may have been executed. What was numbered anew is fenced.
             with self._lock:
                 for batch in batches:
-                    batch.frozen = True
+                    batch.frozen = batch.frozen or batch.epoch == batch.partition.epoch
             raise
-        now = waiting.monotonic_ms()
-        with self._lock:
-            settled = settle(self._accumulator, batches, outcomes, now)
-            if self._acks == 0:
-                for batch in settled.done:
-                    batch.base_offset = -1
-            late = give_up_late(self._accumulator, settled.trouble, now) if settled.trouble or settled.again else []
         self.batches_resent += resent
         for batch in settled.done:
             if batch.error is None:
@@ -275,12 +305,39 @@ class Sender:
         for partition in settled.lost:
             place = where(partition.topic.name, partition.number)
             logger.warning("%s: the server lost records that it had acknowledged; going on behind what it has", place)
-        for topic in settled.gone:
-            self._forget_topic(topic)
-        self._tell(settled.done + late)
+        self._forget(settled)
+        self._tell(settled.done)
         if settled.fatal is not None:
             self.fatal = settled.fatal
             self._give_up(settled.fatal)
+
+    def _forget(self, settled: Settlement) -> None:
+        for topic in settled.gone:
+            self._forget_topic(topic)
+
+    def _reread(self, topic: TopicQueue) -> None:
+        """Read a topic whose layout has changed, and have what waits for it placed anew. See ``regrouping``."""
+        found: TopicQueue | StreamlayerError | None
+        try:
+            entry = open_topic(self._client, topic.name, READ_TOPIC_MS)
+            found = None if entry is None else self._layout_of(topic.name, entry)
+        except StreamlayerError as error:
+            found = error
+        except Refusal:
+            found = topic  # somebody else is at it: as if it had been read too early
+        with self._lock:
+            settled = follow(self._accumulator, topic, found, waiting.monotonic_ms(), int(time() * 1000))
+            read, self._read = self._read, None
+            idle = self._accumulator.empty
+        if settled.trouble is not None or idle:  # else a round will tell
+            self._report(settled.trouble)
+        self._forget(settled)
+        self._tell(settled.done)
+        if read is not None:
+            read.set()
+
+    def _trim(self, partition: PartitionQueue) -> calls.Call[calls.Trimmed]:
+        return calls.trim(partition.keys, topic_id=partition.topic.topic_id, segments=partition.trim or (0, -1))
 
     def _call(self, batch: Batch) -> calls.Call[calls.Appended]:
         partition = batch.partition
@@ -309,9 +366,7 @@ class Sender:
     def _release(self, batches: list[Batch]) -> None:
         """acks=0: whatever the server says, nobody waits for it. What it certainly refused goes again all the same."""
         for batch in batches:
-            batch.done.set()
-            if batch.callbacks:
-                run_callbacks(batch)
+            tell(batch)
 
     def _not_sent(self, batches: list[Batch], error: StreamlayerError) -> None:
         """There is no connection: nothing happened to them."""
@@ -346,8 +401,6 @@ class Sender:
         with self._lock:
             room, self._room = self._room, None
         for batch in done:
-            batch.done.set()
-            if batch.callbacks:
-                run_callbacks(batch)
+            tell(batch)
         if room is not None:
             room.set()

@@ -19,7 +19,7 @@ import redis.asyncio
 from redis.asyncio import Redis as Redis
 from redis.asyncio.connection import ConnectionPool as ConnectionPool
 
-from streamlayer._core.accumulator import Batch
+from streamlayer._core.batch import Batch
 from streamlayer._core.futures import error_of_record, metadata_of, run_callbacks
 from streamlayer._core.resp import pack
 from streamlayer._types import RecordMetadata

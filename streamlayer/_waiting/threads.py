@@ -21,7 +21,7 @@ import redis
 from redis.client import Redis as Redis
 from redis.connection import ConnectionPool as ConnectionPool
 
-from streamlayer._core.accumulator import Batch
+from streamlayer._core.batch import Batch
 from streamlayer._core.futures import error_of_record, metadata_of, run_callbacks
 from streamlayer._core.resp import pack
 from streamlayer._types import RecordMetadata

@@ -16,7 +16,7 @@ from streamlayer.embedded import Server
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-TITLES = ["the first example", "producing", "consuming and replaying", "the async twin", "fakeredis"]
+TITLES = ["the first example", "producing", "consuming and replaying", "the async twin", "fakeredis", "retention"]
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_every_snippet_has_its_output() -> None:
 def test_a_snippet_prints_what_is_printed_below_it(
     snippet: str, output: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    """Each in a fresh process, in a folder of its own; the first and the last with no server but what they start."""
+    """Each in a fresh process, in a folder of its own; the first and fakeredis' with no server but what they start."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     environment.pop("STREAMLAYER_URL", None)
     if "embedded" not in snippet and "fakeredis" not in snippet:

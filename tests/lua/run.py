@@ -67,7 +67,12 @@ class Runner:
 
 def word_of(answer: Any) -> str:
     """The word of a refusal; ``OK`` for anything else."""
-    return answer[0] if type(answer) is tuple else "OK"
+    return answer[0] if type(answer) is tuple and isinstance(answer[0], str) else "OK"
+
+
+def key_end(closed: int, retention_ms: int) -> int:
+    """When a closed segment's keys expire: 1/64 of the retention later than it is served."""
+    return -1 if retention_ms < 0 else closed + retention_ms + retention_ms // 64
 
 
 @dataclass
@@ -133,10 +138,14 @@ class Log:
             "max_timestamp": batch.times[1],
             "frame": batch.frame,
         }
-        for _ in range(4):
+        for _ in range(100):
             answer = self.run(calls.append(self.keys, self.segment, **(given | changed)))
             if word_of(answer) == "SEGMENT" and follow:
                 self.segment = int(answer[1])
+                continue
+            if word_of(answer) == "TRIM" and follow:
+                first, last = map(int, answer[1].split())
+                assert word_of(self.trim(first, last)) == "OK"
                 continue
             if word_of(answer) == "OK":
                 self.segment = answer.segment
@@ -171,16 +180,125 @@ class Log:
             values += got
             position += len(got)
 
-    def at_time(self, timestamp: int, *, follow: bool = True, segment: int = 0) -> Any:
+    def at_time(self, timestamp: int, *, follow: bool = True, segment: int = 0, after: int = 0) -> Any:
         """Look up by time."""
-        for _ in range(3):
+        for _ in range(6):
             answer = self.run(
-                calls.list_offsets(self.keys, topic_id=self.topic_id, timestamp=timestamp, segment=segment)
+                calls.list_offsets(self.keys, topic_id=self.topic_id, timestamp=timestamp, segment=segment, after=after)
             )
             if word_of(answer) != "SEGMENT" or not follow:
                 return answer
-            segment = int(answer[1])
+            segment = after = int(answer[1])
         raise AssertionError(f"sent from segment to segment: {answer}")
+
+    def offset_at(self, timestamp: int) -> int | None:
+        """The offset of the first record at or after a time, as a client finds it.
+
+        It looks into the field that the script names. What reached the time there may be before the log's start, for
+        that can lie within a segment: then it looks through what follows.
+        """
+        answer = self.at_time(timestamp)
+        assert word_of(answer) == "OK", answer
+        fields = [] if answer.field is None else [answer.field]
+        start = answer.log_start
+        while fields:
+            for found in fields:
+                times = [time for frame in decode_frames(found.frames) for time in frame.timestamps]
+                assert len(times) == found.last - found.base + 1
+                for offset, at in enumerate(times, found.base):
+                    if at >= timestamp and offset >= start:
+                        return offset
+                start = max(start, found.last + 1)
+            fetched = self.fetch(start)
+            if word_of(fetched) == "OUT_OF_RANGE" and start < int(fetched[1].split()[0]):
+                start = int(fetched[1].split()[0])  # time went on meanwhile
+                fetched = self.fetch(start)
+            assert word_of(fetched) == "OK", fetched
+            fields = fetched.fields
+        return None
+
+    # --- keeping and dropping ----------------------------------------------------------------------------------------
+
+    def trim(self, first: int = 0, last: int = -1) -> Any:
+        """One call of ``trim``, naming these segments."""
+        return self.run(calls.trim(self.keys, topic_id=self.topic_id, segments=(first, last)))
+
+    def trim_all(self) -> int:
+        """Free whatever may go, as a client does; how many calls it took after the one that only asked."""
+        answer = self.trim()
+        for count in range(100):
+            assert word_of(answer) == "OK", answer
+            if answer.first < 0:
+                return count
+            answer = self.trim(answer.first, answer.last)
+        raise AssertionError(f"trimming never ends: {answer}")
+
+    def alter(self, version: int = 2, segments: tuple[int, int] = (0, -1), **settings: Any) -> Any:
+        """One call of ``alter_partition``; what is not named stays as it is."""
+        found = self.meta("retention_ms", "retention_bytes", "segment_limit", "max_message_bytes")
+        names = ("retention_ms", "retention_bytes", "segment_bytes", "max_message_bytes")
+        now = dict(zip(names, found, strict=True))
+        return self.run(
+            calls.alter_partition(
+                self.keys, topic_id=self.topic_id, config_version=version, segments=segments, **(now | settings)
+            )
+        )
+
+    def alter_all(self, version: int = 2, segments: tuple[int, int] = (0, -1), **settings: Any) -> int:
+        """Give the partition new settings, as a client does; how many calls it took."""
+        for count in range(1, 100):
+            answer = self.alter(version, segments, **settings)
+            if answer is None:
+                return count
+            assert isinstance(answer[0], int), answer
+            segments = answer
+        raise AssertionError(f"altering never ends: {segments}")
+
+    def delete_records(self, before: int, *, follow: bool = True, segment: int | None = None, **changed: Any) -> Any:
+        """Raise the log start; ``follow``: go where a ``SEGMENT`` sends."""
+        given: dict[str, Any] = {"topic_id": self.topic_id} | changed
+        at = self.segment if segment is None else segment
+        for _ in range(3):
+            answer = self.run(calls.delete_records(self.keys, before=before, segment=at, **given))
+            if word_of(answer) != "SEGMENT" or not follow:
+                return answer
+            at = int(answer[1])
+        raise AssertionError(f"sent from segment to segment: {answer}")
+
+    def describe(self) -> Any:
+        """What ``describe_partition`` says."""
+        return self.run(calls.describe_partition(self.keys, topic_id=self.topic_id))
+
+    def contradiction(self) -> str:
+        """What ``check`` finds wrong, asked to its end; empty if nothing is."""
+        segment, rank, size = -1, 0, 0
+        for _ in range(10_000):
+            answer = self.run(calls.check(self.keys, topic_id=self.topic_id, segment=segment, rank=rank, size=size))
+            assert isinstance(answer, calls.Checked), answer
+            if answer.contradiction or answer.segment < 0:
+                return answer.contradiction
+            assert (answer.segment, answer.rank) > (segment, rank), f"the check stands still: {answer}"
+            segment, rank, size = answer.segment, answer.rank, answer.bytes
+        raise AssertionError("the check never ends")
+
+    def members(self) -> list[tuple[int, int, int, int, int]]:
+        """The closed segments that are listed: number, base, position, highest timestamp, time of closing."""
+        listed = self.run.client.zrange(self.keys.segs, 1, -1, withscores=True)
+        return [(*map(int, member.split(b":")), int(closed)) for member, closed in listed]  # type: ignore[misc]
+
+    def close_ago(self, number: int, ago_ms: int) -> None:
+        """Have a segment, and those before it, closed so long ago."""
+        client = self.run.client
+        now = self.run.now()
+        for member, closed in client.zrange(self.keys.segs, 1, -1, withscores=True):
+            if int(member.split(b":")[0]) <= number:
+                client.zadd(self.keys.segs, {member: min(int(closed), now - ago_ms)})
+        self.set_meta(oldest_closed=self.members()[0][4])
+
+    def segments_with_keys(self) -> set[int]:
+        """The numbers of the segments of which a key exists."""
+        names = [key.decode().removeprefix(self.keys.prefix) for key in all_keys(self.run.client, self.keys.prefix)]
+        return {int(name.split(":")[2]) for name in names if name.count(":") == 2}
 
     def meta(self, *names: str) -> list[int]:
         """Fields of meta, as numbers."""
@@ -196,10 +314,10 @@ class Log:
 
     def freeze(self) -> Snapshot:
         """What a server would have on its disk now."""
-        names = all_keys(self.run.client, self.keys.prefix)
-        return Snapshot(
-            {name: (self.run.client.dump(name), self.run.client.pexpiretime(name)) for name in names}, self.segment
-        )
+        client = self.run.client
+        kept = {name: (client.dump(name), client.pexpiretime(name)) for name in all_keys(client, self.keys.prefix)}
+        # What expires in between was not on the disk.
+        return Snapshot({name: (data, ends) for name, (data, ends) in kept.items() if data and ends > -2}, self.segment)
 
     def crash(self, snapshot: Snapshot) -> None:
         """Go back to what was on the disk, as another life of the server."""

@@ -9,7 +9,7 @@ import pytest
 import redis
 
 from streamlayer._core import scripts
-from tests.lua.run import EXACT, TAIL_LIMIT, WEEK_MS, Log, Stored, all_keys, new_log, promote, word_of
+from tests.lua.run import EXACT, TAIL_LIMIT, WEEK_MS, Log, Stored, all_keys, key_end, new_log, promote, word_of
 from tests.waiting import sync_wait_until
 
 HOUR_MS = 3_600_000
@@ -215,13 +215,16 @@ def test_a_segment_closes_when_it_is_large_enough(redis_client: redis.Redis, nam
     assert [log.send(batch, follow=False).segment for _ in range(2)] == [0, 1]
     assert log.meta("segment", "segment_base", "segment_bytes", "segment_at", "tail_len") == [1, 2, 0, 0, 0]
     ((member, closed),) = redis_client.zrange(log.keys.segs, 1, -1, withscores=True)
-    assert member == b"%016d:0:200:%d" % (0, log.stamp)
+    assert member == b"%016d:0:0:%d" % (0, log.stamp)
+    assert log.meta("segment_position") == [200]
     log.segment = 0
     assert log.send(batch, follow=False) == ("SEGMENT", "1")
     log.send(batch)
     assert log.read() == [log.read()[0]] * 3
     for key in log.keys.segment(0):
-        assert redis_client.pexpiretime(key) == int(closed) + WEEK_MS
+        assert redis_client.pexpiretime(key) == key_end(int(closed), WEEK_MS)
+    log.send(batch)
+    assert redis_client.zrange(log.keys.segs, 2, 2) == [b"%016d:2:200:%d" % (1, log.stamp)]
 
 
 @pytest.mark.parametrize("retention_ms", [80_000, WEEK_MS, 40 * 86_400_000])
@@ -298,19 +301,21 @@ def test_closing_times_never_go_back(redis_client: redis.Redis, namespace: str) 
     redis_client.zadd(log.keys.segs, {redis_client.zrange(log.keys.segs, 1, 1)[0]: ahead})
     log.append(b"b")
     assert [score for _, score in redis_client.zrange(log.keys.segs, 1, -1, withscores=True)] == [ahead, ahead]
-    assert redis_client.pexpiretime(log.keys.segment(1)[0]) == ahead + WEEK_MS
+    assert redis_client.pexpiretime(log.keys.segment(1)[0]) == key_end(ahead, WEEK_MS)
     assert log.read() == [b"a", b"b"]
 
 
-def test_expired_segments_leave_the_list_when_the_next_one_closes(redis_client: redis.Redis, namespace: str) -> None:
-    """The list of segments does not grow for ever."""
+def test_overdue_segments_leave_the_list_before_the_next_one_begins(redis_client: redis.Redis, namespace: str) -> None:
+    """The list of segments does not grow for ever: who begins one is sent to trim first, and finds nothing again."""
     log = new_log(redis_client, namespace, segment_bytes=10)
     for i in range(3):
         log.append(b"%d" % i)
     members = redis_client.zrange(log.keys.segs, 1, 2)
     redis_client.zadd(log.keys.segs, {member: log.run.now() - WEEK_MS for member in members})
+    assert log.append(b"3", follow=False) == ("TRIM", "0 1")
     log.append(b"3")
     assert redis_client.zcard(log.keys.segs) == 3
+    assert log.segments_with_keys() == {2, 3}
     assert log.fetch(2).log_start == 2
 
 
@@ -399,6 +404,13 @@ def _fenced(log: Log) -> Any:
     return log.send(log.batch([b"a"], epoch=2), "me")
 
 
+def _trim(log: Log) -> Any:
+    log.set_meta(segment_limit=1)
+    log.append(b"closed")
+    log.close_ago(0, WEEK_MS)
+    return log.append(b"a", follow=False)
+
+
 def _changed(**meta: Any) -> Callable[[Log], Any]:
     def change(log: Log) -> Any:
         log.set_meta(**meta)
@@ -423,6 +435,7 @@ REFUSALS: dict[str, Callable[[Log], Any]] = {
     "TOO_LARGE": _changed(max_message_bytes=10, partitions=6),
     "BAD_TIMESTAMP": lambda log: log.append(b"a", times=[5]),
     "SEGMENT": _changed(segment=4, partitions=6),
+    "TRIM": _trim,
 }
 
 
@@ -449,6 +462,8 @@ def test_each_no_is_said_and_writes_nothing(log: Log, word: str) -> None:
             assert log.append(b"a", topic_id="another") == (word, log.topic_id)
         elif word == "BAD_TIMESTAMP":
             assert log.append(b"a", times=[5])[0] == word
+        elif word == "TRIM":
+            assert log.append(b"a", follow=False) == (word, "0 0")
         else:
             assert log.append(b"a", key_hash=7, partition=1, follow=False)[0] == word
     assert log.dump() == before

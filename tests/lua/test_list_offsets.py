@@ -64,6 +64,48 @@ def test_each_segment_counts_its_own_times(redis_client: redis.Redis, namespace:
     assert [found_at(log, log.stamp - 60 + t) for t in (0, 10, 11, 31)] == [1, 1, 2, None]
 
 
+def test_500_segments_are_looked_at_in_a_call(redis_client: redis.Redis, namespace: str) -> None:
+    """With more the answer says where to go on, and that nothing before it reaches the time: two hops, no third."""
+    log = new_log(redis_client, namespace, segment_bytes=1)
+    for i in range(620):
+        log.append(b"v", times=[log.stamp + i])
+    assert log.at_time(log.stamp + 499, follow=False) == ("SEGMENT", "499")
+    assert log.at_time(log.stamp + 500, follow=False) == ("SEGMENT", "500")
+    assert log.at_time(log.stamp + 500, segment=500, after=500).field.base == 500
+    assert log.at_time(log.stamp + 600, segment=500, after=500, follow=False) == ("SEGMENT", "600")
+    assert [log.offset_at(log.stamp + t) for t in (0, 499, 500, 600, 619, 620)] == [0, 499, 500, 600, 619, None]
+    log.append(b"a late one", times=[log.stamp + 3])
+    assert log.offset_at(log.stamp + 3) == 3
+    log.close_ago(9, WEEK_MS)
+    assert log.at_time(log.stamp + 509, follow=False) == ("SEGMENT", "509")
+    assert log.at_time(log.stamp + 510, follow=False) == ("SEGMENT", "510")
+
+
+@pytest.mark.parametrize("segment_bytes", [10, 100, 1 << 20])
+def test_a_start_within_a_segment_or_a_field_hides_what_is_before(
+    redis_client: redis.Redis, namespace: str, segment_bytes: int
+) -> None:
+    """The field that is named may have reached the time with a deleted record: a client looks on from there."""
+    log = new_log(redis_client, namespace, segment_bytes=segment_bytes)
+    times = [9, 1, 8, 2, 7, 3, 6, 4, 5, 0]
+    for i in range(0, 10, 2):
+        log.append(b"a" * (10 if i < 6 else 4100), b"b", times=[log.stamp + t for t in times[i : i + 2]])
+    for before in range(11):
+        assert log.delete_records(before) == before
+        for time in range(-1, 11):
+            expected = next((i for i in range(before, 10) if times[i] >= time), None)
+            assert log.offset_at(log.stamp + time) == expected, (before, time)
+
+
+def test_a_number_that_was_left_out_is_no_dead_end(redis_client: redis.Redis, namespace: str) -> None:
+    """A segment that was dropped before the open one: nobody is sent to it for ever."""
+    log = new_log(redis_client, namespace, segment_bytes=10)
+    log.append(b"a")
+    log.set_meta(segment=5)
+    assert log.at_time(log.stamp + 1).field is None
+    assert log.offset_at(log.stamp) == 0
+
+
 def test_looking_up_writes_nothing(redis_client: redis.Redis, namespace: str) -> None:
     """The script is flagged as one that only reads."""
     log = new_log(redis_client, namespace, segment_bytes=500)

@@ -31,11 +31,17 @@ def test_the_table_has_a_line_for_each_measurement() -> None:
     for what, lines in {
         "send, flush": 2,
         "send_many": 4,
+        "murmur2 for crc32 in send": 4,
         "poll": 2,
         "memory": 3,
         "… the server's growth": 2,
         "send to poll at 1,000/s, p50": 2,
         "send_and_wait": 2,
+        "append, waited for": 2,
+        "fetch after seek": 2,
+        "look up by time": 2,
+        "append p99": 1,
+        "longest call or event": 10,
     }.items():
         assert sum(line.startswith(what) for line in promised) == lines, done.stdout
     assert f"of {len(promised)} targets missed" in done.stdout

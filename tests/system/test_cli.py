@@ -17,8 +17,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import redis
 
-from streamlayer import Admin, Consumer, Producer, TopicPartition
+from streamlayer import Admin, Consumer, Producer, TopicConfig, TopicPartition
 from streamlayer._cli import main
 from streamlayer.embedded import Server
 from tests import servers
@@ -124,7 +125,9 @@ def test_topics(cli: Cli) -> None:
         ["TOPIC", "PARTITIONS", "RECORDS"], ["orders", "3", "0"], ["other", "1", "2"],
     ]  # fmt: skip
     out, _ = cli.run("topics", "describe", "orders")
-    assert "retention_ms = 3600000\n" in out
+    assert "  retention_ms = 3600000  (topic)\n" in out
+    assert "  max_message_bytes = 1114112  (default)\n" in out
+    assert f"  segment_bytes = {TopicConfig().segment_limit}  (derived)\n" in out
     assert len([line for line in out.splitlines() if line.split()[1:3] == ["0", "0"]]) == 3
     assert cli.run("topics", "delete", "orders", "--yes")[0] == "deleted orders\n"
     with Admin(**cli.where) as admin:
@@ -139,6 +142,7 @@ def test_topics_in_json(cli: Cli) -> None:
     (described,) = json.loads(cli.run("topics", "describe", "orders", "--json")[0])
     assert described["topic_id"] == listed["topic_id"]
     assert described["config"]["retention_bytes"] == 268_435_456
+    assert described["options"]["retention_bytes"] == {"value": 268_435_456, "source": "default"}
     assert described["partitions"][0]["log_end"] == 1
 
 
@@ -161,6 +165,92 @@ def test_deleting_asks(cli: Cli) -> None:
     assert cli.run("topics", "list")[0].count("orders") == 1
     assert cli.run("topics", "delete", "orders", given=b"y\n")[0].endswith("deleted orders\n")
     assert cli.run("topics", "delete", "orders", "--yes", "--missing-ok")[0] == "orders does not exist\n"
+
+
+def test_altering(cli: Cli) -> None:
+    """Settings change by either name, without a value they go back to the default; partitions are added."""
+    cli.run("topics", "create", "orders", "--partitions", "1", "--config", "retention_ms=1000")
+    out, _ = cli.run("topics", "alter", "orders", "--config", "retention.ms=-1", "--config", "segment.bytes=20000")
+    assert out == "altered orders\n  retention_ms = no limit  (topic)\n  segment_bytes = 20000  (topic)\n"
+    out, _ = cli.run("topics", "alter", "orders", "--config", "segment_bytes=", "--partitions", "3")
+    assert out == f"altered orders\n  segment_bytes = {TopicConfig().segment_limit}  (derived)\n  3 partitions\n"
+    assert cli.run("topics", "alter", "orders", "--partitions", "3")[0] == "altered orders\n  3 partitions\n"
+    (described,) = json.loads(cli.run("topics", "describe", "orders", "--json")[0])
+    assert described["config"]["retention_ms"] == -1
+    assert described["config"]["segment_bytes"] is None
+    assert len(described["partitions"]) == 3
+
+
+def test_altering_what_cannot_be(cli: Cli) -> None:
+    """Nothing to change, a bad setting, one that stays, fewer partitions, no such topic: told, and nothing changed."""
+    cli.run("topics", "create", "orders", "--partitions", "2")
+    alter = ("topics", "alter", "orders")
+    assert "what is to change?" in cli.mistake(*alter, status=2)
+    assert "did you mean 'retention_ms'" in cli.mistake(*alter, "--config", "retention=1")
+    assert "did you mean 'retention_ms'" in cli.mistake(*alter, "--config", "retention=")
+    assert "retention_ms='soon'" in cli.mistake(*alter, "--config", "retention.ms=soon")
+    assert "decided when a topic is created" in cli.mistake(*alter, "--config", "partitioner=murmur2")
+    assert "it cannot have fewer (1)" in cli.mistake(*alter, "--partitions", "1")
+    assert "there is no topic 'nope'" in cli.mistake("topics", "alter", "nope", "--partitions", "3")
+    with Admin(**cli.where) as admin:
+        topic = admin.describe_topics(["orders"])["orders"]
+    assert len(topic.partitions) == 2
+    assert not topic.config.model_fields_set
+
+
+def test_deleting_records(cli: Cli) -> None:
+    """It asks, with the number of records; then those before the offset are gone, or all."""
+    with Producer(**cli.where, num_partitions=2) as producer:
+        for partition in range(2):
+            producer.send_many("orders", [b"%d" % number for number in range(10)], partition=partition)
+    some = ("topics", "delete-records", "orders", "--partition", "1", "--before", "4")
+    for answer in (b"", b"n\n", b"\n"):
+        assert "Delete 4 records of orders?" in cli.run(*some, given=answer, status=1)[1]
+    assert len(cli.run("consume", "orders", "--no-follow", "--from", "beginning")[0].splitlines()) == 20
+    assert cli.run(*some, given=b"y\n")[0].endswith("orders[1] begins at 4\n")
+    assert len(cli.run("consume", "orders", "--no-follow", "--from", "beginning")[0].splitlines()) == 16
+    assert cli.run(*some, "--yes")[0] == "orders[1] begins at 4\n"
+    everything = ("topics", "delete-records", "orders", "--all")
+    assert "Delete 16 records of orders?" in cli.run(*everything, status=1)[1]
+    assert cli.run(*everything, "--partition", "0", "--yes")[0] == "orders[0] begins at 10\n"
+    assert cli.run(*everything, "--yes")[0] == "orders[0] begins at 10\norders[1] begins at 10\n"
+    assert cli.run("consume", "orders", "--no-follow", "--from", "beginning")[0] == ""
+
+
+def test_deleting_records_that_are_not_there(cli: Cli) -> None:
+    """Neither or both ways to say which, a partition or an offset that there is not: told before anything is asked."""
+    cli.fill("orders", b"one")
+    delete = ("topics", "delete-records", "orders")
+    assert "which records?" in cli.mistake(*delete, status=2)
+    assert "which records?" in cli.mistake(*delete, "--all", "--partition", "0", "--before", "1", status=2)
+    assert "--before needs --partition" in cli.mistake(*delete, "--before", "1", status=2)
+    assert "--before" in cli.mistake(*delete, "--partition", "0", "--before", "-1", status=2)
+    assert "has the partitions 0 to 0, not 3" in cli.mistake(*delete, "--partition", "3", "--all")
+    assert "from 0 to before 1" in cli.mistake(*delete, "--partition", "0", "--before", "2", "--yes")
+    assert "there is no topic 'nope'" in cli.mistake("topics", "delete-records", "nope", "--all", "--yes")
+    assert cli.run("consume", "orders", "--no-follow")[0].endswith("one\n")
+
+
+def test_checking(cli: Cli) -> None:
+    """One line where all is well; else status 1 and what contradicts, as a table or as JSON."""
+    assert cli.run("topics", "check") == ("nothing contradicts\n", "")
+    cli.fill("orders", b"one")
+    cli.fill("other", b"one")
+    assert cli.run("topics", "check")[0] == "nothing contradicts\n"
+    assert cli.run("topics", "check", "orders", "--json")[0].strip() == "[]"
+    with redis.Redis.from_url(cli.where["url"]) as client:
+        client.hset(f"{cli.where['namespace']}:t:{{orders:0}}:meta", "next", 7)
+    out, err = cli.run("topics", "check", status=1)
+    header, row = out.splitlines()
+    assert header.split() == ["TOPIC", "PARTITION", "CONTRADICTION"]
+    assert row.split()[:2] == ["orders", "0"]
+    assert "the tail holds 1 records" in row
+    assert err == ""
+    (found,) = json.loads(cli.run("topics", "check", "--json", status=1)[0])
+    assert (found["topic"], found["partition"]) == ("orders", 0)
+    assert "the tail holds 1 records" in found["contradiction"]
+    assert cli.run("topics", "check", "other")[0] == "nothing contradicts\n"
+    assert "there is no topic 'nope'" in cli.mistake("topics", "check", "nope")
 
 
 def test_no_topics(cli: Cli) -> None:
@@ -422,7 +512,19 @@ def test_debug_shows_the_traceback(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [(), ("topics", "create"), ("topics", "delete"), ("produce",), ("consume",), ("server",), ("demo",)]
+    "args",
+    [
+        (),
+        ("topics", "create"),
+        ("topics", "alter"),
+        ("topics", "check"),
+        ("topics", "delete-records"),
+        ("topics", "delete"),
+        ("produce",),
+        ("consume",),
+        ("server",),
+        ("demo",),
+    ],
 )
 def test_help(
     cli: Cli, args: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

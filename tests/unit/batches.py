@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from zlib import crc32
 
-from streamlayer._core.accumulator import Accumulator, Batch, PartitionQueue, TopicQueue
+from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueue
+from streamlayer._core.batch import Batch
 from streamlayer._core.calls import Appended
 from streamlayer._core.codec import Headers
 from streamlayer._core.columns import record_size
@@ -87,9 +88,17 @@ class Buffer:
         batch.done.set()
 
 
-def appended(base: int, segment: int = 0) -> Appended:
+def appended(base: int, segment: int = 0, generation: int = 1) -> Appended:
     """A yes."""
-    return Appended(base, 99, segment, "1::0")
+    return Appended(base, 99, segment, "1::0", generation)
+
+
+def layout(
+    partitions: int, generation: int = 2, *, topic_id: str = "id", batch_size: int = 10_000, namespace: str = "sl"
+) -> TopicQueue:
+    """The topic as it is when it is read again: nothing is in it."""
+    keys = [partition_keys(namespace, "orders", number) for number in range(partitions)]
+    return TopicQueue("orders", topic_id, generation, keys, crc32, batch_size, Flag)
 
 
 def no(word: str, detail: str = "0") -> Refusal:

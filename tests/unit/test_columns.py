@@ -20,8 +20,10 @@ from streamlayer._core.columns import (
     runs,
     to_bytes,
     to_headers,
+    to_timestamp,
     too_large,
 )
+from streamlayer._core.hashing import PARTITIONERS
 from streamlayer.errors import InvalidTimestampError
 from tests.profiles import examples
 
@@ -119,6 +121,21 @@ def test_what_is_no_time_in_ms_is_refused(timestamp: Any, words: str) -> None:
         check_timestamp(timestamp)
 
 
+@pytest.mark.parametrize("timestamp", [-5, 0, 1_700_000_000, NOW, LATEST_MS + 1])
+def test_a_time_that_the_server_replaces_is_only_looked_at_for_its_type(timestamp: int) -> None:
+    """Where the append time counts, any int will do, and what is stored is the producer's own clock."""
+    assert to_timestamp(timestamp, NOW + 1, append_time=True) == NOW + 1
+    with pytest.raises(InvalidTimestampError, match="an int of ms"):
+        to_timestamp(float(timestamp), NOW + 1, append_time=True)
+
+
+def test_a_time_that_counts_is_checked_and_kept() -> None:
+    """Where the producer's time counts, it is what the user said, or a refusal."""
+    assert to_timestamp(NOW, NOW + 1, append_time=False) == NOW
+    with pytest.raises(InvalidTimestampError, match="looks like seconds"):
+        to_timestamp(NOW // 1000, NOW, append_time=False)
+
+
 @given(columns, st.integers(0, 60), st.integers(0, 600))
 def test_too_large_names_the_first_that_is(records: list[Any], extra: int, limit: int) -> None:
     """The size of the first record above the limit, 0 if there is none; keys count."""
@@ -129,15 +146,16 @@ def test_too_large_names_the_first_that_is(records: list[Any], extra: int, limit
     assert too_large(None, values, limit) == next((size for size in alone if size > limit), 0)
 
 
-@given(columns, st.sampled_from([None, 0, 2]), st.integers(1, 5), st.booleans())
+@given(columns, st.sampled_from([None, 0, 2]), st.integers(1, 5), st.booleans(), st.sampled_from(sorted(PARTITIONERS)))
 def test_parting_loses_nothing_and_keeps_order(
-    records: list[Any], partition: int | None, partitions: int, keyed: bool
+    records: list[Any], partition: int | None, partitions: int, keyed: bool, partitioner: str
 ) -> None:
     """Each record is in one run, in the order given, with its own key and time, where its key or caller wants it."""
     keys, values, offsets = (list(column) for column in zip(*records, strict=True))
     tagged = [(value or b"") + b"#%d" % i for i, value in enumerate(values)]
     times = [NOW + offset for offset in offsets]
-    parted = runs(tagged, keys if keyed else None, times, partition, partitions, crc32, 7)
+    hash_of = PARTITIONERS[partitioner]
+    parted = runs(tagged, keys if keyed else None, times, partition, partitions, hash_of, 7)
     seen: list[int] = []
     for run in parted:
         numbers = [int((value or b"").rpartition(b"#")[2]) for value in run.values]
@@ -148,8 +166,8 @@ def test_parting_loses_nothing_and_keeps_order(
             assert run.partition == partition
             assert run.key_hash is None
         elif run.partition is not None:
-            assert {crc32(key) % partitions for key in run.keys if key is not None} == {run.partition}
-            assert run.key_hash == crc32(run.keys[0] or b"")
+            assert {hash_of(key) % partitions for key in run.keys if key is not None} == {run.partition}
+            assert run.key_hash == hash_of(run.keys[0] or b"")
         else:
             assert run.key_hash is None
         seen += numbers

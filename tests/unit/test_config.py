@@ -8,10 +8,13 @@ import pytest
 
 from streamlayer._config import (
     KAFKA_OPTIONS,
+    LARGEST_SEGMENT,
     MIB,
+    SMALLEST_SEGMENT,
     ConsumerOptions,
     ProducerOptions,
     TopicConfig,
+    altered_config,
     checked,
     refuse_unknown,
     topic_config,
@@ -53,7 +56,8 @@ def test_the_defaults_agree_with_each_other(kind: type[Any]) -> None:
         (TopicConfig, {"segment_bytes": 1024}),
         (TopicConfig, {"segment_bytes": 65 * MIB}),
         (TopicConfig, {"max_message_bytes": 1023}),
-        (TopicConfig, {"partitioner": "murmur2"}),
+        (TopicConfig, {"partitioner": "murmur3"}),
+        (TopicConfig, {"message_timestamp_type": "AppendTime"}),
     ],
 )
 def test_values_out_of_their_limits_are_refused(kind: type[Any], options: dict[str, Any]) -> None:
@@ -91,15 +95,17 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("config", "limit"),
     [
-        ({}, 32 * MIB),
-        ({"retention_bytes": -1}, 64 * MIB),
-        ({"retention_bytes": 1000}, MIB),
-        ({"retention_bytes": 1 << 40}, 64 * MIB),
+        ({}, LARGEST_SEGMENT),
+        ({"retention_bytes": -1}, LARGEST_SEGMENT),
+        ({"retention_bytes": 1000}, SMALLEST_SEGMENT),
+        ({"retention_bytes": 16 * 20_000}, 20_000),
+        ({"retention_bytes": 1 << 40}, LARGEST_SEGMENT),
+        ({"segment_bytes": 64 * MIB}, 64 * MIB),
         ({"segment_bytes": 16 * 1024}, 16 * 1024),
     ],
 )
-def test_a_segment_is_an_eighth_of_what_is_kept_within_limits(config: dict[str, int], limit: int) -> None:
-    """`retention_bytes` / 8, within 1 and 64 MiB, unless it is set."""
+def test_a_segment_is_a_sixteenth_of_what_is_kept_within_limits(config: dict[str, int], limit: int) -> None:
+    """`retention_bytes` / 16, within the smallest and the largest segment, unless it is set."""
     assert TopicConfig(**config).segment_limit == limit
 
 
@@ -122,6 +128,40 @@ def test_an_unknown_setting_names_the_nearest(name: str, words: str) -> None:
     """A typing error is told from a setting that does not exist."""
     with pytest.raises(ConfigurationError, match=words):
         topic_config({name: 1})
+
+
+def test_an_alteration_changes_what_it_names() -> None:
+    """By either name, or by what is set in a TopicConfig; the rest stays, and what was not set counts as not set."""
+    current = TopicConfig(retention_ms=1000, segment_bytes=20_000)
+    for changes in ({"retention.ms": 5}, {"retention_ms": 5}, TopicConfig(retention_ms=5)):
+        altered = altered_config(current, changes)
+        assert altered.model_dump(exclude_unset=True) == {"retention_ms": 5, "segment_bytes": 20_000}
+    assert altered_config(current, {}) == altered_config(current, TopicConfig()) == current
+
+
+def test_none_in_an_alteration_gives_back_the_default() -> None:
+    """The setting counts as not set again; saying the default's value sets it."""
+    current = TopicConfig(retention_ms=1000, segment_bytes=20_000)
+    assert altered_config(current, {"retention.ms": None}).model_fields_set == {"segment_bytes"}
+    assert altered_config(current, {"segment_bytes": None}).model_fields_set == {"retention_ms"}
+    assert altered_config(TopicConfig(), {"retention_ms": 604_800_000}).model_fields_set == {"retention_ms"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"partitioner": "murmur2"}, r"partitioner is decided when a topic is created \('crc32'\).*'murmur2'"),
+        ({"message.timestamp.type": "LogAppendTime"}, "message_timestamp_type is decided .*'LogAppendTime'"),
+        (TopicConfig(message_timestamp_type="LogAppendTime"), "message_timestamp_type is decided"),
+        ({"retention_ms": -7}, "retention_ms=-7"),
+        ({"retentionms": 7}, "did you mean 'retention_ms'"),
+    ],
+)
+def test_an_alteration_that_cannot_be_is_told(changes: Any, words: str) -> None:
+    """What was decided at creation says why; the rest is told as at creation."""
+    with pytest.raises(ConfigurationError, match=words):
+        altered_config(TopicConfig(), changes)
+    assert altered_config(TopicConfig(), {"partitioner": "crc32", "message_timestamp_type": None}) is not None
 
 
 @pytest.mark.parametrize("name", sorted(KAFKA_OPTIONS))

@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import json
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamlayer._core.entries import CREATING, DELETING, READY, TopicEntry, read_entry, topics_in
+from streamlayer._config import TopicConfig
+from streamlayer._core.entries import (
+    ALTERING,
+    CREATING,
+    DELETING,
+    GROWING,
+    READY,
+    USABLE,
+    TopicEntry,
+    read_entry,
+    topics_in,
+)
 from streamlayer.errors import UnsupportedVersionError
+
+STATES = [CREATING, READY, GROWING, ALTERING, DELETING]
 
 entries = st.builds(
     TopicEntry,
     id=st.from_regex(r"[0-9a-f]{32}", fullmatch=True),
-    state=st.sampled_from([CREATING, READY, DELETING]),
+    state=st.sampled_from(STATES),
     partitions=st.integers(1, 9999),
     generation=st.integers(1, 99),
     config=st.dictionaries(st.sampled_from(["retention_ms", "retention_bytes"]), st.integers(-1, 1 << 40)),
     config_version=st.integers(1, 99),
+    target=st.integers(0, 9999),
 )
 
 
@@ -28,21 +43,40 @@ def test_what_is_written_is_read(entry: TopicEntry) -> None:
     stored = entry.to_bytes()
     again = read_entry(stored, "orders")
     assert again.to_bytes() == stored
-    assert (again.id, again.state, again.partitions, again.generation, again.config, again.config_version) == (
-        entry.id,
-        entry.state,
-        entry.partitions,
-        entry.generation,
-        entry.config,
-        entry.config_version,
-    )
+    assert msgspec.structs.replace(again, stored=b"") == entry
 
 
-@given(entries, st.sampled_from([CREATING, READY, DELETING]))
+@given(entries, st.sampled_from(STATES))
 def test_another_state_is_another_entry_of_the_same_topic(entry: TopicEntry, state: str) -> None:
     """A change is written anew; everything else stays."""
     changed = read_entry(entry.to_bytes(), "orders").with_state(state)
     assert json.loads(changed.to_bytes()) == json.loads(entry.to_bytes()) | {"state": state}
+
+
+@given(entries, st.integers(1, 9999))
+def test_growth_is_an_intent_that_is_carried_out_or_given_up(entry: TopicEntry, total: int) -> None:
+    """The intent has the old layout and the target; then the layout rises by a generation; or all is as before."""
+    ready = read_entry(entry.to_bytes(), "orders").with_state(READY).not_grown()
+    growing = ready.growing_to(total)
+    assert (growing.state, growing.partitions, growing.generation) == (GROWING, entry.partitions, entry.generation)
+    grown = growing.grown()
+    assert (grown.state, grown.partitions, grown.generation) == (READY, total, entry.generation + 1)
+    assert (grown.target, grown.id, grown.config) == (0, entry.id, entry.config)
+    assert growing.not_grown() == ready
+
+
+@given(entries)
+def test_an_alteration_is_a_new_version_of_the_settings(entry: TopicEntry) -> None:
+    """Only what is set is stored; a target stays, so that a growth that waits is not forgotten."""
+    altered = read_entry(entry.to_bytes(), "orders").altered_to(TopicConfig(retention_ms=5))
+    assert altered.config == {"retention_ms": 5}
+    assert (altered.state, altered.config_version) == (ALTERING, entry.config_version + 1)
+    assert (altered.target, altered.partitions, altered.id) == (entry.target, entry.partitions, entry.id)
+
+
+def test_a_topic_is_used_while_it_grows_and_is_altered() -> None:
+    """Not while it is made or deleted."""
+    assert set(STATES) - USABLE == {CREATING, DELETING}
 
 
 def test_an_entry_of_somebody_who_writes_otherwise_is_compared_as_it_stands() -> None:

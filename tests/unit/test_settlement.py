@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlayer._core.accumulator import Batch
-from streamlayer._core.calls import Appended
+from streamlayer._core.batch import Batch
+from streamlayer._core.calls import Appended, Trimmed
 from streamlayer._core.refusals import Refusal, error_from_reply
-from streamlayer._core.settlement import Settlement, give_up_late, settle
+from streamlayer._core.settlement import Settlement, give_up_late, note_trims, settle
 from streamlayer.errors import (
     InvalidTimestampError,
     MessageSizeTooLargeError,
+    PartitionDamagedError,
     ProducerFencedError,
     RequestTimedOutError,
     ServerFullError,
@@ -71,6 +72,46 @@ def test_another_segment_is_where_it_goes_next() -> None:
     assert result.trouble is None
     assert buffer.partition.segment == 3
     assert numbers(buffer) == [(0, 1), (0, 3)]
+
+
+def test_old_segments_are_dropped_before_it_goes_again() -> None:
+    """TRIM costs a round and nothing else: the partition knows what to drop, and the numbers are the same again."""
+    buffer, (one, two) = ready(2)
+    _, result = run(buffer, no("TRIM", "3 7"), no("GAP", "1"))
+    assert (result.again, result.trouble, result.lost) == (True, None, [])
+    assert buffer.partition.trim == (3, 7)
+    assert numbers(buffer) == [(0, 1), (0, 3)]
+    assert not one.frozen
+    assert not two.frozen
+
+
+def test_a_full_server_is_asked_what_may_be_dropped() -> None:
+    """The partition's next append brings a trim that names nothing; one that knows more is left as it is."""
+    buffer, _ = ready(1)
+    run(buffer, FULL)
+    assert buffer.partition.trim == (0, -1)
+    buffer.partition.trim = (4, 5)
+    run(buffer, FULL)
+    assert buffer.partition.trim == (4, 5)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "left", "why"),
+    [
+        (Trimmed(10, 8, 12), (8, 12), None),
+        (Trimmed(10, -1, -1), None, None),
+        (no("NOSCRIPT"), None, "orders[0]: not trimmed: NOSCRIPT 0"),
+        (CUT, None, "cut"),
+        (SILENCE, None, "cut"),
+    ],
+)
+def test_what_a_trim_leaves(outcome: Any, left: tuple[int, int] | None, why: str | None) -> None:
+    """It says what is still to go; one that failed is forgotten, as the append asks again, and says why."""
+    buffer = Buffer()
+    buffer.partition.trim = (1, 7)
+    failure = note_trims([buffer.partition], [outcome])
+    assert buffer.partition.trim == left
+    assert (failure and str(failure)) == why
 
 
 def test_no_answer_freezes() -> None:
@@ -132,6 +173,19 @@ def test_silence_behind_a_batch_that_was_changed_is_fenced() -> None:
     assert result.trouble is CUT
     assert not any(batch.frozen for batch in buffer.partition.sealed)
     assert numbers(buffer) == [(1, 0)]
+
+
+def test_silence_behind_a_batch_too_old_to_be_found_is_unknown() -> None:
+    """The place before it is filled, so a copy of it may be taken before the new epoch fences it: not sent again."""
+    buffer, (one, two) = ready(2)
+    run(buffer, SILENCE, SILENCE)
+    two.frozen = False
+    _, result = run(buffer, no("STALE", "3"), SILENCE)
+    assert result.done == [one, two]
+    assert result.trouble is CUT
+    assert isinstance(two.error, RequestTimedOutError)
+    assert "may be in the log" in str(two.error)
+    assert buffer.accumulator.empty
 
 
 def test_a_gap_begins_a_new_epoch() -> None:
@@ -205,9 +259,7 @@ def test_a_batch_that_cannot_be_taken_fails_and_the_next_goes_on(outcome: Refusa
     [
         ("FENCED_PRODUCER 2", ProducerFencedError),
         ("TOPIC_REPLACED x", UnknownTopicIdError),
-        ("GROWING 8", StreamlayerError),
-        ("STALE_GENERATION 2", StreamlayerError),
-        ("WRONG_PARTITION 8", StreamlayerError),
+        ("DAMAGED tail", PartitionDamagedError),
     ],
 )
 def test_fatal_answers_end_all_that_waits_for_the_partition(text: str, kind: type[StreamlayerError]) -> None:

@@ -24,7 +24,9 @@ end
 -- close + retention_ms, the open one until its deadline; what was deleted is below `start`. Returns it, the number of
 -- the segment it lies in, and that one's position; nil if segs is somebody else's.
 local function log_start(segs, p, now)
-  local oldest = p.retention_ms >= 0 and '(' .. int(now - p.retention_ms) or '0'
+  -- Whatever came before the open segment's newest record ends no later, even if the clock was set back meanwhile.
+  if p.deadline > 0 and p.deadline <= now then return p.next, p.segment, p.segment_position end
+  local oldest = p.retention_ms >= 0 and '(' .. int(math.max(0, now - p.retention_ms)) or '0'
   local found = redis.pcall('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)
   if found.err then return nil end
   local number, base, position = p.segment, p.segment_base, p.segment_position
@@ -35,8 +37,6 @@ local function log_start(segs, p, now)
     elseif p.start > base then
       number, position = closed_segment_of(segs, p.start)
     end
-  elseif p.deadline > 0 and p.deadline <= now then
-    base = p.next
   end
   return math.max(base, p.start), number, position
 end

@@ -31,7 +31,16 @@ end
 local function save_all(meta, p)
   save_tail(meta, p)
   redis.call('HSET', meta, 'segment', p.segment, 'segment_base', p.segment_base, 'segment_at', p.segment_at,
-    'tail_base', p.tail_base, 'segment_position', int(p.segment_position), 'trim_at', int(p.trim_at))
+    'tail_base', p.tail_base, 'segment_position', int(p.segment_position), 'trim_at', int(p.trim_at),
+    'oldest_closed', int(p.oldest_closed), 'start', int(p.start))
+end
+
+-- The first of the keys that is somebody else's; nil if none is.
+local function foreign(keys)
+  for name, kind in pairs({ tail = 'string', segs = 'zset', log = 'hash', index = 'zset', times = 'zset' }) do
+    if not holds(keys[name], kind) then return keys[name] end
+  end
+  return nil
 end
 
 -- One field of the open segment: its frames, the last offset they hold, the segment's highest timestamp so far.
@@ -62,7 +71,15 @@ local function next_segment(p, keys)
   p.segment_position = p.segment_position + p.segment_bytes
   p.segment, p.segment_base, p.segment_bytes, p.segment_at = p.segment + 1, p.next, 0, 0
   p.tail_base, p.tail_len, p.deadline, p.max_timestamp = p.next, 0, 0, -1
-  p.trim_at = trim_threshold(keys.segs, p)
+  note_oldest(keys.segs, p)
+end
+
+-- All that the log holds goes. The keys are freed here: nobody names them again, and their expiry may be another
+-- while settings change.
+local function drop_segment(p, keys)
+  redis.call('UNLINK', keys.log, keys.index, keys.times)
+  p.start = p.next
+  next_segment(p, keys)
 end
 
 local function close_segment(p, keys, now)
@@ -76,7 +93,7 @@ local function close_segment(p, keys, now)
   redis.call('ZADD', keys.segs, int(closed), member)
   if p.retention_ms >= 0 then
     for _, name in ipairs({ 'log', 'index', 'times' }) do
-      redis.call('PEXPIREAT', keys[name], int(closed + p.retention_ms))
+      redis.call('PEXPIREAT', keys[name], int(key_expiry(closed, p.retention_ms)))
     end
   end
   next_segment(p, keys)

@@ -1,4 +1,4 @@
-"""``Admin``: topics made, listed, described and deleted, and what it says when that cannot be."""
+"""``Admin``: topics made, listed, described, checked and deleted, and what it says when that cannot be."""
 
 from __future__ import annotations
 
@@ -8,17 +8,19 @@ from typing import Any
 import pytest
 import redis
 
-from streamlayer import NewTopic, TopicConfig
+from streamlayer import NewTopic, TopicConfig, TopicPartition
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.errors import (
     ConfigurationError,
     IllegalStateError,
     InvalidTopicError,
     TopicAlreadyExistsError,
+    UnknownTopicIdError,
     UnknownTopicOrPartitionError,
 )
 from tests.beside import aio_beside
-from tests.shell.async_.reading import stored_values
+from tests.shell.async_.reading import read, stored_values
+from tests.waiting import aio_wait_until
 
 
 def keys_of(client: redis.Redis, namespace: str) -> set[str]:
@@ -153,7 +155,7 @@ async def test_bad_settings_are_told_and_nothing_is_made(aio_args: dict[str, Any
 async def test_a_bare_name_instead_of_a_list_is_told(aio_args: dict[str, Any]) -> None:
     """A str would be taken for its letters: the error shows the list that was meant."""
     async with Admin(**aio_args) as admin:
-        for call in (admin.create_topics, admin.delete_topics, admin.describe_topics):
+        for call in (admin.create_topics, admin.delete_topics, admin.describe_topics, admin.check_topics):
             with pytest.raises(TypeError, match=r"\(\['orders'\]\)"):
                 await call("orders")
         assert await admin.list_topics() == []
@@ -283,3 +285,117 @@ async def test_a_consumer_sees_what_the_admin_made(aio_args: dict[str, Any]) -> 
         assert await consumer.partitions_for_topic("a") == {0, 1}
         with pytest.raises(UnknownTopicOrPartitionError, match="no topic 'c'"):
             await consumer.partitions_for_topic("c")
+
+
+async def test_a_topic_made_again_is_another_log(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """Who held the old one is told, once; then producer and consumer go on with the new one, from its first record."""
+    async with Admin(**aio_args) as admin, Producer(**aio_args) as producer, Consumer("t", **aio_args) as consumer:
+        await admin.create_topics([NewTopic("t", 1, config={"retention_ms": 60_000})])
+        for number in range(3):
+            await producer.send_and_wait("t", b"old %d" % number)
+        assert len(await read(consumer, 3)) == 3
+        before = (await admin.describe_topics(["t"]))["t"]
+        await admin.delete_topics(["t"])
+        assert not [key for key in keys_of(redis_client, namespace) if "{t:" in key]
+        await admin.create_topics([NewTopic("t", 2)])
+        after = (await admin.describe_topics(["t"]))["t"]
+        assert after.topic_id != before.topic_id
+        assert after.config == TopicConfig()
+        assert [(p.log_start, p.log_end) for p in after.partitions] == [(0, 0), (0, 0)]
+        with pytest.raises(UnknownTopicIdError, match="deleted and created again"):
+            await producer.send_and_wait("t", b"lost", partition=0)
+        assert (await producer.send_and_wait("t", b"new", partition=0)).offset == 0
+        with pytest.raises(UnknownTopicIdError, match="deleted and created again"):
+            await read(consumer, 1)
+        assert [(r.offset, r.value) for r in await read(consumer, 1)] == [(0, b"new")]
+        assert consumer.assignment() == {TopicPartition("t", 0), TopicPartition("t", 1)}
+
+
+async def test_all_that_is_there_can_be_asked_while_topics_come_and_go(aio_args: dict[str, Any]) -> None:
+    """Describing and checking all topics is never disturbed by one that is deleted, or made anew, meanwhile."""
+
+    async def come_and_go() -> None:
+        async with Admin(**aio_args) as admin:
+            for number in range(30):
+                await admin.create_topics([NewTopic("t", 1 + number % 3)])
+                await admin.delete_topics(["t"])
+
+    async with Admin(**aio_args) as admin:
+        await admin.create_topics([NewTopic("stays", 1)])
+        coming = aio_beside(come_and_go)
+
+        async def looked_on_to_the_end() -> bool:
+            assert "stays" in await admin.describe_topics()
+            assert await admin.check_topics() == {}
+            return coming.done()
+
+        await aio_wait_until(looked_on_to_the_end, "the other admin to be done")
+        await coming.result()
+        assert await admin.list_topics() == ["stays"]
+
+
+async def fill(args: dict[str, Any]) -> None:
+    """Two topics, the first with closed segments and a tail."""
+    async with Admin(**args) as admin, Producer(**args) as producer:
+        await admin.create_topics([NewTopic("t", 2, config={"segment_bytes": 16_384}), NewTopic("u", 1)])
+        for _ in range(4):
+            await producer.send_many("t", [b"x" * 1000] * 50, partition=0)
+        for _ in range(20):
+            await producer.send_and_wait("t", b"y", partition=0)
+        await producer.send_and_wait("u", b"z")
+
+
+async def test_a_check_of_what_is_well_finds_nothing(aio_args: dict[str, Any]) -> None:
+    """All topics, some, or none; one that does not exist is told."""
+    async with Admin(**aio_args) as admin:
+        assert await admin.check_topics() == {}
+        await fill(aio_args)
+        assert await admin.check_topics() == await admin.check_topics(["t"]) == await admin.check_topics([]) == {}
+        with pytest.raises(UnknownTopicOrPartitionError, match=r"no topic 'nope'.*\['t', 'u'\]"):
+            await admin.check_topics(["t", "nope"])
+        with pytest.raises(InvalidTopicError):
+            await admin.check_topics(["a b"])
+
+
+async def test_a_check_names_what_contradicts(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """A field or a partition is missing, is somebody else's, knows another layout: told by partition."""
+    await fill(aio_args)
+    prefix = f"{namespace}:t:{{t:0}}:"
+    redis_client.delete(*[key for key in keys_of(redis_client, namespace) if "{t:1}" in key])
+    redis_client.hset(f"{namespace}:t:{{u:0}}:meta", "partitions", 7)
+    async with Admin(**aio_args) as admin:
+        found = await admin.check_topics()
+        assert set(found) == {TopicPartition("t", 1), TopicPartition("u", 0)}
+        assert "t[1] does not exist on the server" in found[TopicPartition("t", 1)]
+        assert "it knows 7 partitions (generation 1), the registry 1" in found[TopicPartition("u", 0)]
+        (field,) = [name for name in redis_client.hkeys(prefix + "log:0") if name != b"-"][:1]
+        redis_client.hdel(prefix + "log:0", field)
+        assert "segment 0: " in (await admin.check_topics(["t"]))[TopicPartition("t", 0)]
+        redis_client.set(prefix + "segs", "somebody else's")
+        assert (
+            f"the key '{prefix}segs' holds data that streamlayer did not write"
+            in (await admin.check_topics(["t"]))[TopicPartition("t", 0)]
+        )
+
+
+async def test_a_topic_whose_partitions_are_gone_can_be_deleted(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """Keys of a half-grown topic were removed by hand: no call hangs, and deleting frees what is left."""
+    await fill(aio_args)
+    stored = json.loads(redis_client.hget(f"{namespace}:topics", "t") or b"")
+    redis_client.hset(f"{namespace}:topics", "t", json.dumps(stored | {"state": "growing", "target": 4}))
+    redis_client.delete(*[key for key in keys_of(redis_client, namespace) if "{t:0}" in key])
+    async with Admin(**aio_args) as admin:
+        with pytest.raises(UnknownTopicOrPartitionError, match=r"t\[0\] does not exist"):
+            await admin.describe_topics(["t"])
+        with pytest.raises(UnknownTopicOrPartitionError, match=r"t\[0\] does not exist"):
+            await admin.alter_configs({"t": {"retention_ms": 5000}})
+        await admin.delete_topics(["t"])
+        assert not [key for key in keys_of(redis_client, namespace) if "{t:" in key]
+        await admin.create_topics(["t"])
+        assert await admin.check_topics() == {}

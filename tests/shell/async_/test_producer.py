@@ -493,3 +493,12 @@ async def test_a_flush_that_is_given_no_time(aio_args: dict[str, Any]) -> None:
             assert "goes on trying" in str(error)  # noqa: PT017 - it may also be quick
         await producer.flush()
     assert await stored_values(aio_args, "t") == [b"x"]
+
+
+async def test_a_record_that_others_took_along(aio_args: dict[str, Any]) -> None:
+    """A caller comes to send its batch, and another's round has done so, and left nothing to be sent: no error."""
+    async with Producer(**aio_args, linger_ms=LONG_MS) as producer:
+        future = await producer.send("t", b"1", partition=0)
+        await producer.send_and_wait("t", b"2", partition=0)
+        await producer._sender.deliver(future.batch, None)
+        assert future.result().offset == 0

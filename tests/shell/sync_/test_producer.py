@@ -493,3 +493,12 @@ def test_a_flush_that_is_given_no_time(sync_args: dict[str, Any]) -> None:
             assert "goes on trying" in str(error)  # noqa: PT017 - it may also be quick
         producer.flush()
     assert stored_values(sync_args, "t") == [b"x"]
+
+
+def test_a_record_that_others_took_along(sync_args: dict[str, Any]) -> None:
+    """A caller comes to send its batch, and another's round has done so, and left nothing to be sent: no error."""
+    with Producer(**sync_args, linger_ms=LONG_MS) as producer:
+        future = producer.send("t", b"1", partition=0)
+        producer.send_and_wait("t", b"2", partition=0)
+        producer._sender.deliver(future.batch, None)
+        assert future.result().offset == 0
