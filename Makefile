@@ -2,7 +2,7 @@
 # Arguments go through ARGS:  make test ARGS="tests/unit -x"   make demo ARGS="--help"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test check bench sync
+.PHONY: help setup setup-dev demo test model check bench sync
 ARGS ?=
 BIN := .venv/bin
 # pyright's wrapper would ask the network whether there is a newer one.
@@ -22,6 +22,9 @@ demo: setup  ## see it work: half a million records through a server that is kil
 
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
+
+model: setup  ## 20,000 steps of random histories against a model, on each server
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py $(ARGS)
 
 check: setup-dev  ## format, lint, types, import floors, generated code up to date
 	$(BIN)/ruff format --check

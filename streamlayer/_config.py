@@ -17,6 +17,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
 SHORTEST_RETENTION_MS = 1
+LONGEST_RETENTION_MS = 36_500 * DAY_MS  # a later expiry would not fit into the server's
 SMALLEST_SEGMENT = 16 * 1024
 LARGEST_SEGMENT = 8 * MIB
 SEGMENTS_KEPT = 16
@@ -114,7 +115,7 @@ class TopicConfig(_Options):
         or ``LogAppendTime``, the server's of its append, and the producer's is ignored. Decided at creation.
     """
 
-    retention_ms: int = Field(default=7 * DAY_MS, ge=-1)
+    retention_ms: int = Field(default=7 * DAY_MS, ge=-1, le=LONGEST_RETENTION_MS)
     retention_bytes: int = Field(default=256 * MIB, ge=-1)
     segment_bytes: int | None = Field(default=None, ge=16 * 1024, le=64 * MIB)
     max_message_bytes: int = Field(default=MIB + 64 * 1024, ge=1024, le=256 * MIB)

@@ -18,12 +18,22 @@ local member = redis.call('ZRANGE', segs, 1, 1)[1]
 local oldest = member and closed_segment(member) or newest
 -- The keys to free are the caller's to name: it comes again with this range, until the open segment was among them.
 if first > oldest or last < oldest then return { tag, oldest, newest } end
-for i = 5, #KEYS do redis.call('UNLINK', KEYS[i]) end
-if last < newest then
-  for _, closed in ipairs(redis.call('ZRANGE', segs, 1, SEGMENTS_AT_ONCE)) do
-    if closed_segment(closed) <= last then redis.call('ZREM', segs, closed) end
+local members = redis.call('ZRANGE', segs, 1, SEGMENTS_AT_ONCE + 1)
+local freed, from = last, nil
+for _, closed in ipairs(members) do
+  local number, _, position = closed_segment(closed)
+  from = from or position
+  if number > first and number <= last and position - from >= FREED_AT_ONCE then
+    freed = number - 1
+    break
   end
-  return { tag, last + 1, newest }
+end
+for i = 5, 4 + 3 * (freed - first + 1) do redis.call('UNLINK', KEYS[i]) end
+if freed < newest then
+  for _, closed in ipairs(members) do
+    if closed_segment(closed) <= freed then redis.call('ZREM', segs, closed) end
+  end
+  return { tag, freed + 1, newest }
 end
 redis.call('UNLINK', tail, segs, producers, meta)
 return { tag, -1, -1 }

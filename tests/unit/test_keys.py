@@ -51,6 +51,21 @@ def every_call(keys: PartitionKeys) -> list[Call[Any]]:
         ),
         calls.delete_partition(keys, topic_id="i", segments=(3, 9)),
         calls.describe_partition(keys, topic_id="i"),
+        calls.trim(keys, topic_id="i", segments=(3, 9)),
+        calls.alter_partition(
+            keys,
+            topic_id="i",
+            config_version=2,
+            segments=(3, 9),
+            retention_ms=1,
+            retention_bytes=1,
+            segment_bytes=1,
+            max_message_bytes=1,
+        ),
+        calls.delete_records(keys, topic_id="i", before=5, segment=7),
+        calls.freeze_partition(keys, topic_id="i", generation=2, partitions=3),
+        calls.grow_partition(keys, topic_id="i", generation=2, partitions=3),
+        calls.check(keys, topic_id="i", segment=7),
     ]
 
 

@@ -4,6 +4,7 @@
 -- A server frees a key of up to 64 fields at once, whatever command asks: Redis 7.0 took 1.2 ms for 8 segments of
 -- 64 x 64 KB, 18 ms for 64.
 local SEGMENTS_AT_ONCE = 8
+local FREED_AT_ONCE = 16777216 -- bytes, more only if one segment has more
 
 local function closed_segment(member)
   local number, base, position = string.match(member, '^(%d+):(%d+):(%d+):')
@@ -32,14 +33,16 @@ end
 -- The numbers of the oldest and of the newest segment that may go now, a bounded number of them; nil if none may.
 local function superfluous(segs, p, now)
   local found = redis.call('ZRANGE', segs, 1, SEGMENTS_AT_ONCE + 1, 'WITHSCORES')
-  local first, last
+  local first, last, from
   for i = 1, math.min(#found, 2 * SEGMENTS_AT_ONCE), 2 do
-    local number = closed_segment(found[i])
+    local number, _, position = closed_segment(found[i])
     local behind_base, behind = p.segment_base, p.segment_position
     if found[i + 2] then behind_base, behind = select(2, closed_segment(found[i + 2])) end
     local overdue = p.retention_ms >= 0 and tonumber(found[i + 1]) + p.retention_ms <= now
     local too_many = p.retention_bytes >= 0 and p.segment_position + p.segment_bytes - behind >= p.retention_bytes
     if not (overdue or too_many or behind_base <= p.start) then break end
+    from = from or position
+    if first and behind - from > FREED_AT_ONCE then break end
     first, last = first or number, number
   end
   return first, last
