@@ -61,10 +61,6 @@ class TopicEntry(msgspec.Struct, frozen=True):
             self, state=READY, partitions=self.target, generation=self.generation + 1, target=0, stored=b""
         )
 
-    def not_grown(self) -> TopicEntry:
-        """The intent given up."""
-        return msgspec.structs.replace(self, state=READY, target=0, stored=b"")
-
     def altered_to(self, config: TopicConfig) -> TopicEntry:
         """The intent to have other settings."""
         return msgspec.structs.replace(
