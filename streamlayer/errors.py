@@ -13,15 +13,19 @@ __all__ = [
     "AuthenticationFailedError",
     "AuthorizationError",
     "BufferFullError",
+    "CommitFailedError",
     "ConfigurationError",
     "CorruptRecordError",
     "DuplicateSequenceNumberError",
+    "FencedInstanceIdError",
     "ForeignDataError",
+    "GroupIdNotFoundError",
     "IllegalStateError",
     "InvalidTimestampError",
     "InvalidTopicError",
     "LogTruncationError",
     "MessageSizeTooLargeError",
+    "NonEmptyGroupError",
     "NotEnoughReplicasError",
     "OffsetOutOfRangeError",
     "PartitionDamagedError",
@@ -207,6 +211,27 @@ class DuplicateSequenceNumberError(StreamlayerError):
     """A sequence number came again with other data: two producers share one id. Make a new ``Producer``."""
 
 
+# --- consumer groups -------------------------------------------------------------------------------------------------
+
+
+class CommitFailedError(StreamlayerError):
+    """The commit was refused, and nothing was stored: the partition is another member's by now, or the group went on
+    without this one. What was read since the last commit will be read again, by the partition's owner.
+    """
+
+
+class FencedInstanceIdError(StreamlayerError):
+    """Another consumer with this ``group_instance_id`` joined the group and took this one's place."""
+
+
+class NonEmptyGroupError(StreamlayerError):
+    """The group has members: its offsets are theirs, and it cannot be deleted. Stop them first."""
+
+
+class GroupIdNotFoundError(StreamlayerError):
+    """There is no such consumer group."""
+
+
 # --- misuse ----------------------------------------------------------------------------------------------------------
 
 
@@ -230,6 +255,9 @@ BY_WORD: dict[str, type[StreamlayerError]] = {
     "STALE": RequestTimedOutError,
     "OUT_OF_RANGE": OffsetOutOfRangeError,
     "TRUNCATED": LogTruncationError,
+    "FENCED_MEMBER": CommitFailedError,
+    "NOT_OWNER": CommitFailedError,
+    "NON_EMPTY_GROUP": NonEmptyGroupError,
     "DAMAGED": PartitionDamagedError,
     "FOREIGN": ForeignDataError,
     "LAYOUT": UnsupportedVersionError,

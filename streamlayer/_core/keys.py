@@ -71,3 +71,30 @@ def registry_key(namespace: str) -> str:
 def registry_channel(namespace: str) -> str:
     """The channel on which every change of the registry is told."""
     return f"{namespace}:topics:wake"
+
+
+class GroupKeys(NamedTuple):
+    """One consumer group's keys, in the order in which its scripts take them; and its channel.
+
+    :ivar channel: the channel on which members are told that something changed.
+    """
+
+    meta: str
+    members: str
+    deadlines: str
+    gone: str
+    owners: str
+    offsets: str
+    channel: str
+
+
+def group_keys(namespace: str, group_id: str) -> GroupKeys:
+    """Name one group's keys."""
+    prefix = f"{namespace}:g:{{{group_id}}}"
+    names = ("meta", "members", "deadlines", "gone", "owners", "offsets", "wake")
+    return GroupKeys(*(f"{prefix}:{name}" for name in names))
+
+
+def groups_key(namespace: str) -> str:
+    """The sorted set of all groups' ids, by when somebody joined them last (server's ms)."""
+    return f"{namespace}:groups"

@@ -27,7 +27,7 @@ class Script:
 
     :ivar name: the file's stem.
     :ivar keys: names of its keys; a last one ending in ``*`` stands for any number.
-    :ivar args: names of its arguments, without the tag.
+    :ivar args: names of its arguments, without the tag; a last one ending in ``*`` stands for any number.
     :ivar errors: the words it may refuse with.
     :ivar flags: ``no-writes``, ``allow-oom`` or empty.
     :ivar source: the text without a shebang (fakeredis takes no other).
@@ -86,11 +86,14 @@ def _header(name: str, text: str) -> dict[str, str]:
 
 
 def _locals(keys: list[str], args: list[str]) -> str:
-    """Give KEYS and ARGV the names that the header gives them; ``name:int`` is a number."""
+    """Give KEYS and ARGV the names that the header gives them; ``name:int`` is a number, ``name*`` where more begin."""
     lines = ["local tag = ARGV[1]"]
     lines += [f"local {key} = KEYS[{i}]" for i, key in enumerate(keys, 1) if not key.endswith("*")]
     for i, arg in enumerate(args, 2):
         name, _, kind = arg.partition(":")
+        if name.endswith("*"):
+            lines.append(f"local {name[:-1]} = {i}")
+            continue
         lines.append(f"local {name} = tonumber(ARGV[{i}])" if kind == "int" else f"local {name} = ARGV[{i}]")
     return "\n".join(lines)
 
@@ -103,7 +106,7 @@ def load(name: str) -> Script:
     """
     text = _read(name)
     header = _header(name, text)
-    keys, args = header["KEYS"].split(), header["ARGV"].split()
+    keys, args = header["KEYS"].split(), [arg for arg in header["ARGV"].split() if arg != "-"]
     errors = frozenset(header["errors"].split())
     body = _expand(name, text, (name,), set())
     used = set(re.findall(r"refuse\('([A-Z_]+)'", body)) | set(re.findall(r"return '([A-Z_]+)'", body))
@@ -139,6 +142,11 @@ GROW_PARTITION: Final = load("grow_partition")
 DELETE_RECORDS: Final = load("delete_records")
 CHECK: Final = load("check")
 REGISTRY: Final = load("registry")
+HEARTBEAT: Final = load("heartbeat")
+LEAVE: Final = load("leave")
+COMMIT: Final = load("commit")
+DESCRIBE_GROUP: Final = load("describe_group")
+DELETE_GROUP: Final = load("delete_group")
 
 ALL: Final = (
     APPEND,
@@ -154,4 +162,9 @@ ALL: Final = (
     DELETE_RECORDS,
     CHECK,
     REGISTRY,
+    HEARTBEAT,
+    LEAVE,
+    COMMIT,
+    DESCRIBE_GROUP,
+    DELETE_GROUP,
 )

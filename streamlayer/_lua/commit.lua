@@ -1,0 +1,51 @@
+-- commit: store offsets, of partitions that the member owns; all of them or none.
+-- KEYS: meta members deadlines gone owners offsets
+-- ARGV: member epoch:int call:int retention_ms:int commits*
+-- returns: time
+-- errors: FOREIGN LAYOUT STALE FENCED_MEMBER NOT_OWNER NON_EMPTY_GROUP
+-- flags: allow-oom
+-- slot: one group's
+-- cost: O(offsets), 1,000 at most
+-- What follows the named arguments: partition ("orders:3"), offset, topic id, epochs crossed ("-": none), metadata; for
+-- each. No member: for who has its partitions assigned by hand, and for administrators; the group must have no members.
+-- An offset of -1 deletes what is stored.
+-- @include lib/reply
+-- @include lib/group
+local k = { meta = meta, members = members, deadlines = deadlines, gone = gone, owners = owners, offsets = offsets }
+local g, refusal = read_group(meta)
+if not g then return refusal end
+local now = server_ms()
+if member == '' then
+  if g.there and redis.call('ZCOUNT', deadlines, int(now), '+inf') > 0 then
+    return refuse('NON_EMPTY_GROUP', int(redis.call('ZCOUNT', deadlines, int(now), '+inf')))
+  end
+else
+  local head = g.there and read_head(members, member)
+  if not head then return refuse('FENCED_MEMBER', 'session') end
+  local last = tonumber(redis.call('HGET', members, member .. ':c') or 0)
+  if call < last then return refuse('STALE', int(last)) end
+  if call == last then return { tag, now } end
+  if epoch > head.epoch then return refuse('FENCED_MEMBER', 'lost') end
+  local names = {}
+  for i = commits, #ARGV, 5 do names[#names + 1] = ARGV[i] end
+  for i, owner in ipairs(redis.call('HMGET', owners, unpack(names))) do
+    local id, since = string.match(owner or '', '^(%S+) (%d+)$')
+    if id ~= member or tonumber(since) > epoch then return refuse('NOT_OWNER', names[i]) end
+  end
+end
+if not g.there then
+  local strange = create_group(k)
+  if strange then return refuse('FOREIGN', strange) end
+end
+if not holds(offsets, 'hash') then return refuse('FOREIGN', offsets) end
+for i = commits, #ARGV, 5 do
+  if ARGV[i + 1] == '-1' then
+    redis.call('HDEL', offsets, ARGV[i])
+  else
+    local value = ARGV[i + 1] .. ' ' .. ARGV[i + 2] .. ' ' .. ARGV[i + 3] .. ' ' .. int(now) .. ' ' .. ARGV[i + 4]
+    redis.call('HSET', offsets, ARGV[i], value)
+  end
+end
+if member ~= '' then redis.call('HSET', members, member .. ':c', int(call)) end
+renew_expiry(k, g, now, retention_ms)
+return { tag, now }

@@ -1,0 +1,17 @@
+-- delete_group: free a group that has no members, with its offsets.
+-- KEYS: meta members deadlines gone owners offsets
+-- ARGV: -
+-- returns: deleted
+-- errors: FOREIGN LAYOUT NON_EMPTY_GROUP
+-- flags: allow-oom
+-- slot: one group's
+-- cost: O(1); the keys are freed beside the commands
+-- @include lib/reply
+-- @include lib/group
+local g, refusal = read_group(meta)
+if not g then return refusal end
+if not g.there then return { tag, 0 } end
+local living = redis.call('ZCOUNT', deadlines, int(server_ms()), '+inf')
+if living > 0 then return refuse('NON_EMPTY_GROUP', int(living)) end
+redis.call('UNLINK', meta, members, deadlines, gone, owners, offsets)
+return { tag, 1 }
