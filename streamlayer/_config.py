@@ -17,6 +17,7 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 MIB = 1 << 20
 SHORTEST_RETENTION_MS = 1
+LONGEST_SESSION_MS = 30 * 60_000
 LONGEST_RETENTION_MS = 36_500 * DAY_MS  # a later expiry would not fit into the server's
 SMALLEST_SEGMENT = 16 * 1024
 LARGEST_SEGMENT = 8 * MIB
@@ -38,20 +39,10 @@ KAFKA_OPTIONS: dict[str, str] = {
     "metadata_max_age_ms": "changes of topics are told at once",
     "transactional_id": "there are no transactions; a producer is idempotent by itself",
     "isolation_level": "there are no transactions",
-    **dict.fromkeys(
-        (
-            "group_id",
-            "group_instance_id",
-            "listener",
-            "enable_auto_commit",
-            "auto_commit_interval_ms",
-            "session_timeout_ms",
-            "heartbeat_interval_ms",
-            "max_poll_interval_ms",
-            "partition_assignment_strategy",
-        ),
-        "consumer groups are not part of this version: a consumer reads all partitions and commits nothing",
-    ),
+    "partition_assignment_strategy": "partitions are always balanced, and move as little as they can",
+    "group_protocol": "there is one: KIP-848's, in the server's scripts",
+    "check_crcs": "checksums are always checked",
+    "exclude_internal_topics": "there are no internal topics",
     "loop": "the running event loop is used",
     "replication_factor": "replication is the server's: configure replicas there",
 }
@@ -91,6 +82,14 @@ class ProducerOptions(_Options):
 class ConsumerOptions(_Options):
     """What a consumer may be told. Sizes in bytes, durations in ms."""
 
+    group_id: str | None = None
+    group_instance_id: str | None = None
+    enable_auto_commit: bool = True
+    auto_commit_interval_ms: int = Field(default=5000, ge=0)
+    max_poll_interval_ms: int = Field(default=300_000, ge=1)
+    session_timeout_ms: int = Field(default=10_000, ge=100, le=LONGEST_SESSION_MS)
+    heartbeat_interval_ms: int = Field(default=3000, ge=10)
+    offsets_retention_ms: int = Field(default=7 * DAY_MS, ge=60_000, le=LONGEST_RETENTION_MS)
     auto_offset_reset: Literal["earliest", "latest", "none"] = "earliest"
     max_poll_records: int = Field(default=500, ge=1)
     fetch_min_bytes: int = Field(default=1, ge=1)
@@ -98,6 +97,19 @@ class ConsumerOptions(_Options):
     fetch_max_bytes: int = Field(default=8 * MIB, ge=1, le=256 * MIB)
     max_partition_fetch_bytes: int = Field(default=MIB, ge=1, le=256 * MIB)
     consumer_timeout_ms: int | None = Field(default=None, ge=0)
+
+    @model_validator(mode="after")
+    def _agree(self) -> ConsumerOptions:
+        if self.group_instance_id is not None and self.group_id is None:
+            msg = f"group_instance_id={self.group_instance_id!r} needs a group_id"
+            raise ValueError(msg)
+        if self.heartbeat_interval_ms * 2 > self.session_timeout_ms:
+            msg = (
+                f"heartbeat_interval_ms={self.heartbeat_interval_ms} must be half of "
+                f"session_timeout_ms={self.session_timeout_ms} at most: one heartbeat may be lost"
+            )
+            raise ValueError(msg)
+        return self
 
 
 class TopicConfig(_Options):

@@ -102,6 +102,82 @@ class OffsetAndTimestamp(NamedTuple):
     timestamp: int
 
 
+class OffsetAndMetadata(NamedTuple):
+    """An offset as a group stores it.
+
+    :ivar offset: of the next record to read.
+    :ivar metadata: a text of the user's own.
+    :ivar epoch: the number of the log's epoch in which the reader was (Kafka's leader epoch); -1 if that is not known.
+    """
+
+    offset: int
+    metadata: str = ""
+    epoch: int = -1
+
+
+class OffsetChange(NamedTuple):
+    """What a reset does to one offset.
+
+    :ivar before: what was stored; ``None`` if nothing was.
+    :ivar after: what is stored now, or would be.
+    """
+
+    before: int | None
+    after: int
+
+
+class GroupMetadata(NamedTuple):
+    """A consumer's place in its group.
+
+    :ivar group_id: the group.
+    :ivar generation_id: the group epoch that the consumer follows: a fencing token for what lies outside Redis. -1
+        while it is no member.
+    :ivar member_id: its id, new with each joining; empty while it is no member.
+    :ivar group_instance_id: of a static member.
+    """
+
+    group_id: str
+    generation_id: int
+    member_id: str
+    group_instance_id: str | None
+
+
+class MemberDescription(NamedTuple):
+    """A member of a group.
+
+    :ivar member_id: its id.
+    :ivar group_instance_id: of a static member; ``None`` for others.
+    :ivar client_id: as its consumer was named.
+    :ivar host: where it runs.
+    :ivar subscription: the topics that it wants.
+    :ivar assignment: the partitions that are its own now.
+    :ivar target: those that shall be.
+    """
+
+    member_id: str
+    group_instance_id: str | None
+    client_id: str
+    host: str
+    subscription: frozenset[str]
+    assignment: frozenset[TopicPartition]
+    target: frozenset[TopicPartition]
+
+
+class GroupDescription(NamedTuple):
+    """A group.
+
+    :ivar group_id: its id.
+    :ivar state: ``Empty`` (no members), ``Reconciling`` (partitions are on the way) or ``Stable``.
+    :ivar members: its members, by id.
+    :ivar lag: for each partition with a stored offset, how many records lie behind it.
+    """
+
+    group_id: str
+    state: str
+    members: tuple[MemberDescription, ...]
+    lag: dict[TopicPartition, int]
+
+
 class Health(NamedTuple):
     """How a client is doing, from memory.
 

@@ -1,4 +1,4 @@
-"""The operations of consumer groups as frozen values, as ``calls`` has those of partitions: one function, one Lua file."""
+"""The operations of consumer groups as frozen values, as ``calls`` has partitions': one function, one Lua file."""
 
 from __future__ import annotations
 
@@ -179,12 +179,12 @@ def heartbeat(
 
 
 def _heartbeat(reply: Reply) -> Heartbeat:
-    *numbers, owned, revoke, topics = reply
+    epoch, changed, pending, earliest_ms, version, time, owned, revoke, topics = reply
     first: dict[str, int] = {}
     for part in filter(None, (topics or b"").decode().split(";")):
         topic, *_, count = part.split(":")
         first[topic] = int(count)
-    return Heartbeat(*numbers, _text(owned), _text(revoke), first)
+    return Heartbeat(epoch, changed, pending, earliest_ms, version, time, _text(owned), _text(revoke), first)
 
 
 def _text(stored: bytes | None) -> str | None:
