@@ -6,6 +6,7 @@ The names here are the sync ones; ``streamlayer.aio`` has the same for asyncio.
 from streamlayer._config import TopicConfig
 from streamlayer._sync.admin import Admin
 from streamlayer._sync.consumer import Consumer
+from streamlayer._sync.listener import ConsumerRebalanceListener
 from streamlayer._sync.producer import Producer
 from streamlayer._types import (
     AppendedRange,
@@ -71,6 +72,7 @@ __all__ = [
     "ConfigEntry",
     "ConfigurationError",
     "Consumer",
+    "ConsumerRebalanceListener",
     "ConsumerRecord",
     "CorruptRecordError",
     "DuplicateSequenceNumberError",

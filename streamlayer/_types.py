@@ -182,13 +182,18 @@ class Health(NamedTuple):
     """How a client is doing, from memory.
 
     :ivar ok: whether it can do its work now.
-    :ivar state: one word: ``new``, ``ok``, ``retrying``, ``failed`` or ``closed``.
+    :ivar state: one word: ``new``, ``ok``, ``retrying``, ``failed`` or ``closed``; in a group also ``joining``, and
+        ``left`` (it did not poll for ``max_poll_interval_ms``).
     :ivar reason: the last trouble in words; empty when there is none.
+    :ivar heartbeat_age_ms: in a group: how long ago a heartbeat was answered.
+    :ivar poll_age_ms: in a group: how long ago the consumer was used.
     """
 
     ok: bool
     state: str
     reason: str
+    heartbeat_age_ms: int | None = None
+    poll_age_ms: int | None = None
 
 
 class ProducerMetrics(NamedTuple):

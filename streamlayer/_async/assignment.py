@@ -5,7 +5,9 @@ from __future__ import annotations
 import difflib
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from typing import Protocol
 
 from streamlayer._async.client import Client
 from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
@@ -24,20 +26,31 @@ logger = logging.getLogger("streamlayer")
 LOOK_AGAIN_MS = 1000
 
 
+class Resume(Protocol):
+    """Has positions go on where their group is; the answer is those of which it knows nothing."""
+
+    async def __call__(self, positions: Sequence[PartitionPosition], /) -> list[PartitionPosition]: ...
+
+
 class Assignment:
     """The partitions of one consumer.
 
     :ivar topics: subscribed to, or matched by the pattern.
+    :ivar pattern: instead of topics.
     :ivar positions: the partitions that are read, by topic and number.
+    :ivar resume: of a group that partitions assigned by hand belong to.
+    :ivar in_group: whether a group says which partitions these are; ``begin`` and ``end`` carry that out.
     """
 
-    def __init__(self, client: Client, offsets: Offsets, auto_offset_reset: str) -> None:
+    def __init__(self, client: Client, offsets: Offsets, auto_offset_reset: str, *, in_group: bool = False) -> None:
+        self.in_group = in_group
         self._client = client
         self._offsets = offsets
         self._reset = auto_offset_reset
+        self.resume: Resume | None = None
         self.topics: set[str] = set()
         self.positions: dict[TopicPartition, PartitionPosition] = {}
-        self._pattern: re.Pattern[str] | None = None
+        self.pattern: re.Pattern[str] | None = None
         self._by_hand: list[TopicPartition] = []
         self._seeks: dict[TopicPartition, int] = {}
         self._pauses: set[TopicPartition] = set()
@@ -52,7 +65,12 @@ class Assignment:
     @property
     def wanted(self) -> bool:
         """Whether there is anything to read, or to wait for."""
-        return bool(self.topics or self._pattern or self._by_hand)
+        return bool(self.topics or self.pattern or self._by_hand)
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether partitions were assigned."""
+        return bool(self._by_hand)
 
     def assigned(self) -> set[TopicPartition]:
         """What is read."""
@@ -77,13 +95,14 @@ class Assignment:
         except re.error as error:
             msg = f"pattern {pattern!r} is no regular expression: {error}"
             raise ConfigurationError(msg) from None
-        self.positions = {tp: position for tp, position in self.positions.items() if tp.topic in names}
-        self.topics, self._pattern = names, compiled
+        if not self.in_group:
+            self.positions = {tp: position for tp, position in self.positions.items() if tp.topic in names}
+        self.topics, self.pattern = names, compiled
         self._forget()
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
         """Want these partitions."""
-        if self.topics or self._pattern:
+        if self.topics or self.pattern:
             msg = "topics were subscribed to: unsubscribe() before assign()"
             raise IllegalStateError(msg)
         wanted = [TopicPartition(check_name(tp[0]), tp[1]) for tp in partitions]
@@ -95,7 +114,7 @@ class Assignment:
 
     def clear(self) -> None:
         """Want nothing."""
-        self.topics, self._pattern, self._by_hand = set(), None, []
+        self.topics, self.pattern, self._by_hand = set(), None, []
         self.positions = {}
         self._forget()
 
@@ -111,7 +130,9 @@ class Assignment:
 
     async def keep_up(self, now: int) -> bool:
         """Look the topics up if something may have changed; tell whether they were."""
-        looking = bool(self._late or self._pattern) and now - self._looked_at >= LOOK_AGAIN_MS
+        if self.in_group and not self._by_hand:
+            return False
+        looking = bool(self._late or self.pattern) and now - self._looked_at >= LOOK_AGAIN_MS
         if self.wanted and (self._dirty or looking):
             await self.refresh(0)
             return True
@@ -123,6 +144,8 @@ class Assignment:
         :param timeout_ms: how long to try while the server is away; 0: once.
         :raises UnknownTopicOrPartitionError: a topic has not the partition that was assigned.
         """
+        if self.in_group and not self._by_hand:
+            return
         self._looked_at = waiting.monotonic_ms()
         entries = await self._client.topics(timeout_ms)
         for name, entry in entries.items():
@@ -131,8 +154,8 @@ class Assignment:
                 if finished is not None:
                     entries[name] = finished
         ready = {name: entry for name, entry in entries.items() if entry.state in USABLE}
-        if self._pattern is not None:
-            matched = {name for name in ready if self._pattern.fullmatch(name)}
+        if self.pattern is not None:
+            matched = {name for name in ready if self.pattern.fullmatch(name)}
             self._late |= matched - self.topics if self._seen_once else set()
             self.topics |= matched
         wanted = self._by_hand or [
@@ -158,11 +181,55 @@ class Assignment:
         starts = dict(zip((p.tp for p in first), await self._offsets.find(first, policy, timeout_ms), strict=True))
         others = [p for p in new if p.tp not in starts]
         starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST, timeout_ms), strict=True)
+        fresh = new if self.resume is None else await self.resume(new)
         for position in new:
-            position.seek(self._seeks.pop(position.tp, starts[position.tp]))
+            if position in fresh or position.tp in self._seeks:
+                position.seek(self._seeks.pop(position.tp, starts[position.tp]))
             position.paused = position.tp in self._pauses
             self._pauses.discard(position.tp)
             self.positions[position.tp] = position
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether a group's partitions are to be looked up (again)."""
+        return self.in_group and self._dirty and bool(self.wanted)
+
+    async def begin(
+        self, tps: Iterable[TopicPartition], first: Mapping[str, int], resume: Resume
+    ) -> list[PartitionPosition]:
+        """Begin to read partitions that a group gave; those of a topic that is not there (any more) are left out.
+
+        :param first: topic -> how many partitions it had when the group began to read it; later ones are read whole.
+        :param resume: has positions go on where the group is, and returns those of which it knows nothing.
+        :returns: those that began where ``auto_offset_reset`` says.
+        """
+        self._dirty = True
+        missing = [tp for tp in tps if tp not in self.positions]
+        fresh: list[PartitionPosition] = []
+        if missing:
+            ready = {name: entry for name, entry in (await self._client.topics()).items() if entry.state in USABLE}
+            there = [tp for tp in missing if tp.topic in ready and tp.partition < ready[tp.topic].partitions]
+            new = [self._position(tp, ready[tp.topic]) for tp in there]
+            fresh = await resume(new)
+            late = [p for p in fresh if p.tp.partition >= first.get(p.tp.topic, p.tp.partition + 1)]
+            others = [p for p in fresh if p not in late]
+            policy = LATEST if self._reset == "latest" else EARLIEST
+            for some, timestamp in ((late, EARLIEST), (others, policy)):
+                for position, offset in zip(some, await self._offsets.find(some, timestamp), strict=True):
+                    position.seek(offset)
+            for position in new:
+                position.paused = position.tp in self._pauses
+                self._pauses.discard(position.tp)
+                self.positions[position.tp] = position
+        self._dirty = False
+        return fresh
+
+    def end(self, tps: AbstractSet[TopicPartition]) -> list[PartitionPosition]:
+        """Stop to read partitions; those that were read are returned."""
+        ended = [position for tp, position in self.positions.items() if tp in tps]
+        self.positions = {tp: position for tp, position in self.positions.items() if tp not in tps}
+        self._pauses -= tps
+        return ended
 
     def _position(self, tp: TopicPartition, entry: TopicEntry) -> PartitionPosition:
         check_partition(tp.topic, tp.partition, entry.partitions)
@@ -224,7 +291,7 @@ class Assignment:
         return self._pauses | {tp for tp, position in self.positions.items() if position.paused}
 
     def _expects(self, tp: TopicPartition) -> bool:
-        return tp in self._by_hand or tp.topic in self.topics
+        return tp in self._by_hand or (tp.topic in self.topics and not self.in_group)
 
     def expect(self, ends: Mapping[TopicPartition, int]) -> None:
         """There is something to fetch before these ends, whatever the last fetch saw."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Sequence
@@ -107,14 +108,22 @@ class Client:
             await self._link.connect()
         self.reached = True
 
-    async def execute(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    def sibling(self) -> Client:
+        """Another one with the same settings and a connection of its own."""
+        other = copy.copy(self)
+        other._link = self.new_link()  # noqa: SLF001 - it is one of us
+        other._lock = waiting.Lock()  # noqa: SLF001 - as above
+        return other
+
+    async def execute(self, batch: Sequence[Call[Any]], limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> list[Any]:
         """Send calls in one go, once; each outcome is a result, or an error as a value.
 
+        :param limit_ms: how long the server may be silent.
         :raises ServerUnavailableError: there is no connection.
         """
         self.check_home()
         async with self._lock:
-            outcomes = await self._link.execute(batch)
+            outcomes = await self._link.execute(batch, limit_ms)
         self.reached = True
         return outcomes
 

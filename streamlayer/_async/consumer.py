@@ -1,15 +1,17 @@
 """``Consumer``: reads partitions from a position, hands records out, and waits for more without asking.
 
-Without a group it reads all partitions of its topics, new ones too, and commits nothing. What was fetched and how far
-it was handed out is the core's (``positions``); which partitions there are is ``assignment``'s; this file asks,
-waits and hands out.
+Without a group it reads all partitions of its topics, new ones too, and commits nothing; what a group makes of it is in
+``group``. What was fetched and how far it was handed out is the core's (``positions``); which partitions there are is
+``assignment``'s; this file asks, waits and hands out.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import weakref
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
 from types import TracebackType
@@ -18,19 +20,36 @@ from typing import Any, Generic, Literal, Never, Self
 from streamlayer._async.assignment import Assignment
 from streamlayer._async.client import Client
 from streamlayer._async.fetcher import Fetcher
+from streamlayer._async.group import Group
+from streamlayer._async.listener import ConsumerRebalanceListener
 from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._async.subscriber import Subscriber
 from streamlayer._config import ConsumerOptions, checked, refuse_unknown
-from streamlayer._core.checks import check_offset
+from streamlayer._core.checks import check_commit, check_offset
 from streamlayer._core.entries import DELETING
+from streamlayer._core.keys import check_name
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.times import to_ms
-from streamlayer._types import ConsumerRecord, Health, K, OffsetAndTimestamp, TopicPartition, V
+from streamlayer._types import (
+    ConsumerRecord,
+    GroupMetadata,
+    Health,
+    K,
+    OffsetAndMetadata,
+    OffsetAndTimestamp,
+    TopicPartition,
+    V,
+)
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import ConfigurationError, IllegalStateError, UnknownTopicOrPartitionError
+from streamlayer.errors import (
+    ConfigurationError,
+    IllegalStateError,
+    RequestTimedOutError,
+    UnknownTopicOrPartitionError,
+)
 
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction")
-_OPTIONS = (*ConsumerOptions.model_fields, "key_deserializer", "value_deserializer")
+_OPTIONS = (*ConsumerOptions.model_fields, "listener", "key_deserializer", "value_deserializer")
 _IN_USE = "the consumer is in use elsewhere: one thread (or task) at a time; only wakeup() may come from others"
 TURN_MS = 5
 """After this long without waiting, a call that need not wait gives others a turn."""
@@ -47,6 +66,16 @@ class Consumer(Generic[K, V]):
     :param namespace: what all keys begin with; ``sl`` by default.
     :param client_id: the connections' name on the server.
     :param allow_eviction: go on although the server may delete records when its memory is full.
+    :param group_id: the group whose members share the partitions, each read by one of them; ``None`` for no group.
+    :param group_instance_id: makes a static member (KIP-345): it does not leave when it closes, and has the same
+        partitions again if it comes back within its session. Each that runs at the same time needs an id of its own.
+    :param listener: told of partitions that come and go; see ``ConsumerRebalanceListener``.
+    :param enable_auto_commit: commit in ``poll`` and ``close`` what was handed out before.
+    :param auto_commit_interval_ms: how often at most.
+    :param max_poll_interval_ms: a consumer that does not poll for longer leaves its group until it does.
+    :param session_timeout_ms: a consumer that is not heard for so long is dropped from its group.
+    :param heartbeat_interval_ms: how often it is heard, whether it polls or not.
+    :param offsets_retention_ms: how long the group's offsets are kept after it was last heard.
     :param auto_offset_reset: where to begin, and to go on when records are gone: ``"earliest"``, ``"latest"``, or
         ``"none"`` to raise when they are gone (it begins at the first record).
     :param max_poll_records: how many records ``poll`` returns at most.
@@ -69,6 +98,15 @@ class Consumer(Generic[K, V]):
         namespace: str | None = None,
         client_id: str | None = None,
         allow_eviction: bool = False,
+        group_id: str | None = None,
+        group_instance_id: str | None = None,
+        listener: ConsumerRebalanceListener | None = None,
+        enable_auto_commit: bool = True,
+        auto_commit_interval_ms: int = 5000,
+        max_poll_interval_ms: int = 300_000,
+        session_timeout_ms: int = 10_000,
+        heartbeat_interval_ms: int = 3000,
+        offsets_retention_ms: int = 604_800_000,
         auto_offset_reset: Literal["earliest", "latest", "none"] = "earliest",
         max_poll_records: int = 500,
         fetch_min_bytes: int = 1,
@@ -85,6 +123,14 @@ class Consumer(Generic[K, V]):
         self._options = checked(
             ConsumerOptions,
             {
+                "group_id": group_id,
+                "group_instance_id": group_instance_id,
+                "enable_auto_commit": enable_auto_commit,
+                "auto_commit_interval_ms": auto_commit_interval_ms,
+                "max_poll_interval_ms": max_poll_interval_ms,
+                "session_timeout_ms": session_timeout_ms,
+                "heartbeat_interval_ms": heartbeat_interval_ms,
+                "offsets_retention_ms": offsets_retention_ms,
                 "auto_offset_reset": auto_offset_reset,
                 "max_poll_records": max_poll_records,
                 "fetch_min_bytes": fetch_min_bytes,
@@ -100,7 +146,9 @@ class Consumer(Generic[K, V]):
         self._offsets = Offsets(self._client)
         self._subscriber = Subscriber(self._client)
         weakref.finalize(self, self._subscriber.let_go).atexit = False
-        self._assignment = Assignment(self._client, self._offsets, self._options.auto_offset_reset)
+        self._assignment = Assignment(
+            self._client, self._offsets, self._options.auto_offset_reset, in_group=group_id is not None
+        )
         self._fetcher = Fetcher(self._client, self._assignment, self._offsets, self._options)
         self._in_use = Lock()
         self._woken = False
@@ -112,6 +160,26 @@ class Consumer(Generic[K, V]):
         self._next_checked = 0
         self._records: list[ConsumerRecord[Any, Any]] = []
         self._record = 0
+        self._in_listener = False
+        self._autocommit_at_close = True
+        self._finished_only = False
+        self._gone = False
+        self._in_hand: dict[TopicPartition, int] = {}
+        self._group: Group | None = None
+        if group_id is not None:
+            check_name(group_id, "group")
+            if group_instance_id is not None:
+                check_name(group_instance_id, "group_instance_id")
+            self._group = Group(
+                self._client,
+                self._assignment,
+                self._subscriber,
+                self._options,
+                in_poll=self._in_use.locked,
+                telling=self._telling,
+            )
+            self._assignment.resume = self._group.resume
+        self._listen(listener)
         if topics:
             self.subscribe(topics)
 
@@ -129,7 +197,8 @@ class Consumer(Generic[K, V]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close. If the block raised, what was finished is committed: all but the record, or the batch, in hand."""
+        self._finished_only = kind is not None
         await self.close()
 
     def __repr__(self) -> str:
@@ -141,19 +210,34 @@ class Consumer(Generic[K, V]):
         """How it is doing, from memory."""
         if self._closed:
             return Health(ok=False, state="closed", reason="close() was called")
-        return self._fetcher.health()
+        health = self._fetcher.health()
+        return health if self._group is None or self._assignment.by_hand else self._group.health(health)
 
-    async def close(self, *, timeout_ms: int | None = None) -> None:
-        """Close the connections. May be called twice.
+    async def close(self, *, autocommit: bool = True, timeout_ms: int | None = None) -> None:
+        """Commit what was handed out, leave the group, close the connections. May be called twice.
 
+        :param autocommit: whether to commit; it is not done either if ``enable_auto_commit`` is false.
         :param timeout_ms: how long to wait for what runs beside; ``None``: a few seconds.
         """
         self._closed = True
+        self._autocommit_at_close = self._autocommit_at_close and autocommit
         self._subscriber.inbox.put(True)
         await self._subscriber.close(timeout_ms)
         if self._in_use.acquire(blocking=False):  # else a call is under way elsewhere: it ends soon, and closes
-            self._drop_record_buffer()
             await self._leave()
+
+    async def _end(self) -> None:
+        """Commit, leave the group and close the connection, once."""
+        if self._gone:
+            return
+        self._gone = True
+        try:
+            if self._group is not None:
+                if self._autocommit_at_close and self._options.enable_auto_commit:
+                    await self._group.commit_quietly(self._finished(but_in_hand=self._finished_only))
+                await self._group.close()
+        finally:
+            await self._client.close()
 
     def wakeup(self) -> None:
         """End a ``poll`` or an iteration that waits, now or the next one. Safe in signal handlers and other threads."""
@@ -162,7 +246,7 @@ class Consumer(Generic[K, V]):
 
     def _check(self) -> None:
         """For what is done without waiting: refuse it after close, and in the middle of another call."""
-        if self._closed:
+        if self._closed and not self._in_listener:
             msg = "the consumer is closed: make a new one"
             raise IllegalStateError(msg)
         if self._in_use.locked():
@@ -178,33 +262,81 @@ class Consumer(Generic[K, V]):
             self._in_use.release()
             raise
 
+    def _enter_polling(self) -> None:
+        if self._in_listener:
+            msg = "a ConsumerRebalanceListener may commit and seek, but not read: poll() called it"
+            raise IllegalStateError(msg)
+        self._enter()
+
     async def _leave(self) -> None:
+        if self._group is not None:
+            self._group.polled()
         self._in_use.release()
-        if self._closed:
-            await self._client.close()
+        if self._closed and not self._in_listener:
+            await self._end()
+
+    @contextmanager
+    def _telling(self) -> Generator[None]:
+        """While a listener runs it may use the consumer."""
+        held = self._in_use.locked()
+        if held:
+            self._in_use.release()
+        self._in_listener = True
+        try:
+            yield
+        finally:
+            self._in_listener = False
+            if held and not self._in_use.acquire(blocking=False):
+                raise IllegalStateError(_IN_USE)
+
+    def _listen(self, listener: ConsumerRebalanceListener | None) -> None:
+        if listener is not None:
+            self._in_group("listener").listener = listener
+
+    def _in_group(self, what: str) -> Group:
+        if self._group is None:
+            msg = f"{what}: this consumer has no group_id, and reads without a group: Consumer(…, group_id='…')"
+            raise IllegalStateError(msg)
+        return self._group
 
     # --- what is read ------------------------------------------------------------------------------------------------
 
-    def subscribe(self, topics: Iterable[str] = (), *, pattern: str | re.Pattern[str] | None = None) -> None:
-        """Read all partitions of topics, those that are added too. Replaces an earlier subscription.
+    def subscribe(
+        self,
+        topics: Iterable[str] = (),
+        *,
+        pattern: str | re.Pattern[str] | None = None,
+        listener: ConsumerRebalanceListener | None = None,
+    ) -> None:
+        """Read all partitions of topics, those that are added too; in a group, this member's part of them.
+
+        Replaces an earlier subscription.
 
         :param topics: their names; one that does not exist yet is waited for.
         :param pattern: instead: every topic whose whole name this regular expression matches.
+        :param listener: told of partitions that come and go; by default the one that there was.
         :raises InvalidTopicError: a name cannot be one.
         :raises IllegalStateError: partitions were assigned by hand; ``unsubscribe`` first.
         """
         self._check()
         self._drop_record_buffer()
+        self._listen(listener)
         self._assignment.subscribe(topics, pattern)
+        if self._group is not None:
+            self._group.subscribe()
 
     def unsubscribe(self) -> None:
-        """Read nothing any more, and drop what was fetched."""
+        """Read nothing any more, drop what was fetched, leave the group. Nothing is committed, no listener is told."""
         self._check()
         self._drop_record_buffer()
+        if self._group is not None:
+            self._group.unsubscribe()
         self._assignment.clear()
 
     def subscription(self) -> set[str]:
         """The topics subscribed to; with a pattern, those it matched so far."""
+        if self._group is not None and self._assignment.pattern is not None:
+            return set(self._group.session.topics)
         return set(self._assignment.topics)
 
     def assign(self, partitions: Iterable[TopicPartition]) -> None:
@@ -219,6 +351,36 @@ class Consumer(Generic[K, V]):
     def assignment(self) -> set[TopicPartition]:
         """The partitions that are read now. A subscription is looked up on entering the block and in ``poll``."""
         return self._assignment.assigned()
+
+    async def wait_for_assignment(self, *, timeout_ms: int | None = None) -> set[TopicPartition]:
+        """Wait until this consumer has all the partitions that its group wants it to have; maybe none.
+
+        :param timeout_ms: how long; ``None``: as long as it takes.
+        :raises RequestTimedOutError: it has not, after that time.
+        """
+        self._enter_polling()
+        try:
+            self._check_wanted()
+            if self._group is None or self._assignment.by_hand:
+                await self._assignment.refresh()
+                return self._assignment.assigned()
+            self._drop_record_buffer()
+            now = waiting.monotonic_ms()
+            deadline = now + (math.inf if timeout_ms is None else timeout_ms)
+            while not (self._woken or self._closed):
+                self._absorb()
+                await self._group.follow(self._finished)
+                if self._group.settled:
+                    break
+                if now >= deadline:
+                    msg = f"group {self._options.group_id}: the assignment is not complete after {timeout_ms} ms"
+                    raise RequestTimedOutError(msg)
+                await self._wait(now, deadline)
+                now = waiting.monotonic_ms()
+            self._woken = False
+            return self._assignment.assigned()
+        finally:
+            await self._leave()
 
     # --- records -----------------------------------------------------------------------------------------------------
 
@@ -240,10 +402,12 @@ class Consumer(Generic[K, V]):
         if timeout_ms < 0 or (max_records is not None and max_records < 1):
             msg = f"timeout_ms={timeout_ms} must not be negative, max_records={max_records} must be 1 or more"
             raise ConfigurationError(msg)
-        self._enter()
+        self._enter_polling()
         try:
             self._drop_record_buffer()
-            return await self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
+            records = await self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
+            self._in_hand = {tp: taken[0].offset for tp, taken in records.items()}
+            return records
         finally:
             await self._leave()
 
@@ -263,12 +427,18 @@ class Consumer(Generic[K, V]):
             await waiting.give_turn()
             self._turn_at = now
         enough_at: float | None = None
+        group = None if self._assignment.by_hand else self._group
+        if self._group is not None:
+            await self._group.commit_due(self._finished)
+        self._in_hand = {}
         while True:
             if self._woken or self._closed:
                 self._woken = False
                 self._ended = True
                 return {}
             self._absorb()
+            if group is not None:
+                await group.follow(self._finished)
             await self._fetcher.keep_up(now)
             now = waiting.monotonic_ms()
             if self._fetcher.buffered:
@@ -277,6 +447,10 @@ class Consumer(Generic[K, V]):
                 enough = self._ripe or self._fetcher.buffered >= self._options.fetch_min_bytes
                 if enough or now >= min(enough_at, deadline):
                     records = self._take(most, ends)
+                    if group is not None and group.lapsed():
+                        self._take_back(records)
+                        records = {}
+                        enough_at = math.inf  # until the group vouches for them again
                     self._ripe = self._fetcher.buffered > 0
                     if records:
                         return records
@@ -309,6 +483,20 @@ class Consumer(Generic[K, V]):
                         break
         return records
 
+    def _take_back(self, records: Mapping[TopicPartition, Sequence[ConsumerRecord[Any, Any]]]) -> None:
+        for tp, taken in records.items():
+            self._assignment.positions[tp].give_back(taken[0].offset)
+
+    def _finished(self, *, but_in_hand: bool = False) -> dict[TopicPartition, int]:
+        """What was handed out: partition -> the offset behind it.
+
+        :param but_in_hand: the record (of an iteration) or the batch (of a poll) that came last does not count.
+        """
+        done = {tp: position.position for tp, position in self._assignment.positions.items()}
+        first = max(0, self._record - 1) if but_in_hand else self._record
+        done |= {record.topic_partition: record.offset for record in reversed(self._records[first:])}
+        return done | self._in_hand if but_in_hand else done
+
     def _take_errors(self) -> None:
         for position in self._assignment.positions.values():
             if position.error is not None and not position.paused:
@@ -340,7 +528,7 @@ class Consumer(Generic[K, V]):
 
     async def __anext__(self) -> ConsumerRecord[K, V]:
         """The next record; ends after ``consumer_timeout_ms`` of silence, ``wakeup()`` and ``close()``."""
-        if self._record < len(self._records) and not self._woken:
+        if self._record < len(self._records) and not self._woken and not self._interrupted():
             now = waiting.monotonic_ms()
             if now - self._turn_at >= TURN_MS:
                 await waiting.give_turn()
@@ -350,8 +538,9 @@ class Consumer(Generic[K, V]):
             return record
         if self._closed:
             raise StopAsyncIteration
-        self._enter()
+        self._enter_polling()
         try:
+            self._drop_record_buffer()
             timeout = self._options.consumer_timeout_ms
             while True:
                 batch = await self._poll(1000 if timeout is None else timeout, self._options.max_poll_records, None)
@@ -363,6 +552,10 @@ class Consumer(Generic[K, V]):
                     raise StopAsyncIteration
         finally:
             await self._leave()
+
+    def _interrupted(self) -> bool:
+        """Whether the group has to be looked at before the next record of a batch is handed out."""
+        return self._group is not None and self._group.interrupts(waiting.monotonic_ms())
 
     def _keep(self, batch: dict[TopicPartition, list[ConsumerRecord[Any, Any]]]) -> None:
         """Records to hand out one at a time."""
@@ -496,6 +689,74 @@ class Consumer(Generic[K, V]):
         """The log's end as the last fetch saw it; ``None`` before the first, or for a partition not assigned."""
         position = self._assignment.positions.get(tp)
         return None if position is None else position.highwater
+
+    # --- the group ---------------------------------------------------------------------------------------------------
+
+    async def commit(
+        self, offsets: Mapping[TopicPartition, int | OffsetAndMetadata] | ConsumerRecord[Any, Any] | None = None
+    ) -> None:
+        """Store in the group how far this consumer is.
+
+        :param offsets: partition -> offset of the next record to read, or that with a text; or a record, up to and
+            including which its partition was read; ``None``: everything that was handed out.
+        :raises CommitFailedError: a partition is not this consumer's, or no longer; nothing was stored.
+        :raises NonEmptyGroupError: partitions were assigned by hand, but the group has members.
+        :raises ConfigurationError: an offset cannot be one, or lies behind the log's end.
+        :raises IllegalStateError: there is no group.
+        """
+        group = self._in_group("commit")
+        self._enter()
+        try:
+            if offsets is None:
+                wanted = {tp: (offset, "") for tp, offset in self._finished().items()}
+            elif isinstance(offsets, ConsumerRecord):
+                wanted = {offsets.topic_partition: (offsets.offset + 1, "")}
+            else:
+                wanted = {TopicPartition(*tp): check_commit(tp, given) for tp, given in offsets.items()}
+                await self._check_ends({tp: offset for tp, (offset, _) in wanted.items()})
+            if wanted:
+                await group.commit(wanted)
+        finally:
+            await self._leave()
+
+    async def _check_ends(self, offsets: Mapping[TopicPartition, int]) -> None:
+        positions = self._assignment.positions
+        further = [positions[tp] for tp, at in offsets.items() if tp in positions and at > positions[tp].position]
+        for position, end in zip(further, await self._find(further, LATEST), strict=True):
+            if offsets[position.tp] > end:
+                msg = f"commit({{{position.tp!r}: {offsets[position.tp]}}}): the log ends at {end}"
+                raise ConfigurationError(msg)
+
+    async def committed(self, tp: TopicPartition) -> int | None:
+        """The offset that the group has stored of a partition; ``None`` if it has none of this log.
+
+        :raises UnknownTopicOrPartitionError: there is no such topic or partition.
+        :raises IllegalStateError: there is no group.
+        """
+        group = self._in_group("committed")
+        self._enter()
+        try:
+            (position,) = await self._assignment.look_up([tp])
+            (stored,) = await group.read([position.tp])
+            return None if stored is None or stored.topic_id not in {"", position.topic_id} else stored.offset
+        finally:
+            await self._leave()
+
+    async def lag(self) -> dict[TopicPartition, int]:
+        """How many records lie between this consumer and the end, for each assigned partition."""
+        self._enter()
+        try:
+            await self._assignment.refresh()
+            positions = list(self._assignment.positions.values())
+            ends = await self._find(positions, LATEST)
+            done = self._finished()
+            return {p.tp: max(0, end - done[p.tp]) for p, end in zip(positions, ends, strict=True)}
+        finally:
+            await self._leave()
+
+    def group_metadata(self) -> GroupMetadata | None:
+        """This consumer's place in its group, from memory; ``None`` without a group."""
+        return None if self._group is None else self._group.metadata()
 
     # --- questions ---------------------------------------------------------------------------------------------------
 

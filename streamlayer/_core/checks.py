@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from streamlayer._types import TopicPartition
+from streamlayer._types import OffsetAndMetadata, TopicPartition
 from streamlayer.errors import ConfigurationError, UnknownTopicOrPartitionError
 
 
@@ -20,6 +20,25 @@ def check_offset(tp: TopicPartition, offset: Any) -> None:
     if not _whole(offset) or offset < 0:
         msg = f"seek({tp!r}, {offset!r}): an offset is an int from 0 on; seek_to_beginning and seek_to_end find ends"
         raise ConfigurationError(msg)
+
+
+LONGEST_METADATA = 32_768
+"""Characters that go with a committed offset."""
+
+
+def check_commit(tp: TopicPartition, given: Any) -> tuple[int, str]:
+    """An offset to commit, and the text that goes with it.
+
+    :raises ConfigurationError: it is negative or no int, or the text is too long.
+    """
+    offset, metadata = (given.offset, given.metadata) if isinstance(given, OffsetAndMetadata) else (given, "")
+    if not _whole(offset) or offset < 0:
+        msg = f"commit({{{tp!r}: {given!r}}}): an offset is an int from 0 on, of the next record to read"
+        raise ConfigurationError(msg)
+    if len(metadata) > LONGEST_METADATA:
+        msg = f"commit({{{tp!r}: …}}): metadata has {LONGEST_METADATA:,} characters at most"
+        raise ConfigurationError(msg)
+    return offset, metadata
 
 
 def check_deleted_before(tp: TopicPartition, offset: Any) -> None:

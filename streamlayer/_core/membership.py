@@ -41,6 +41,10 @@ class View(msgspec.Struct, frozen=True):
     first: Mapping[str, int] = {}
 
 
+NO_VIEW: Final = View()
+"""Of who is no member."""
+
+
 class Membership:
     """One member of one group, from joining to its end.
 
@@ -62,7 +66,7 @@ class Membership:
         retention_ms: int,
     ) -> None:
         self.member_id = member_id
-        self.view = View()
+        self.view = NO_VIEW
         self.due_at = 0
         self.valid_until = 0
         self.version = 0
@@ -177,5 +181,5 @@ class Membership:
     def ended(self) -> None:
         """It is a member no more: nothing is its own."""
         self._call = None
-        self.view = View()
+        self.view = NO_VIEW
         self.valid_until = 0

@@ -147,6 +147,15 @@ class PartitionPosition:
         self._pairs = self._epochs = ""
         self.drop()
 
+    def resume(self, position: int, pairs: str) -> None:
+        """Go on where somebody stopped who had crossed these epochs of the log, as ``pairs_at`` told."""
+        self.seek(position)
+        self._pairs = pairs
+
+    def pairs_at(self, offset: int) -> str:
+        """``number:token`` of the last epochs that begin at or before an offset; empty if they are unknown."""
+        return pairs_crossed(self._epochs, offset)[0] if self._epochs else self._pairs
+
     def give_back(self, offset: int) -> None:
         """Records from this offset on were not handed out after all."""
         self.position = offset

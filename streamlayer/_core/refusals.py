@@ -45,6 +45,10 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
 }
 
 
+_FOR_THE_CALLER = frozenset({"NOSCRIPT", "TOO_LARGE", "BAD_TIMESTAMP", "STALE", "FENCED_MEMBER", "NOT_OWNER"})
+"""Words of which only the caller knows what they mean to the user."""
+
+
 def where(topic: str, partition: int | None) -> str:
     """Name a partition in an error's text."""
     return topic if partition is None else f"{topic}[{partition}]"
@@ -116,7 +120,7 @@ def error_from_reply(
     """
     word, _, detail = text.partition(" ")
     place = where(topic, partition) or "the topic registry"
-    if word in errors.WORDS_FOR_THE_CLIENT or word in {"NOSCRIPT", "TOO_LARGE", "BAD_TIMESTAMP", "STALE"}:
+    if word in errors.WORDS_FOR_THE_CLIENT or word in _FOR_THE_CALLER:
         return Refusal(word, detail)
     if word in errors.BY_WORD:
         return error_of(word, detail, place)

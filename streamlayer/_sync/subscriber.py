@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import redis
@@ -30,11 +30,13 @@ class Subscriber:
 
     :ivar inbox: a message means: look at ``woken``, or at why else you were woken.
     :ivar woken: channels with something new; the consumer takes them out.
+    :ivar hooks: channel -> what is called at once, beside the consumer, with the message (empty: some may be missed).
     """
 
     def __init__(self, client: Client) -> None:
         self.inbox: waiting.Inbox[bool] = waiting.Inbox()
         self.woken: set[str] = set()
+        self.hooks: dict[str, Callable[[str], None]] = {}
         self._settings = client.settings
         self._channels: set[str] = set()
         self._connection: waiting.Connection | None = None
@@ -56,6 +58,17 @@ class Subscriber:
                 waiting.transmit(connection, "SUBSCRIBE", *sorted(new))
             except (redis.RedisError, OSError):
                 return  # the connection is lost: the reader will subscribe to all anew
+
+    def stop_listening(self, channels: Iterable[str]) -> None:
+        """Listen to these no more."""
+        old = set(channels) & self._channels
+        self._channels -= old
+        connection = self._connection
+        if old and connection is not None:
+            with contextlib.suppress(
+                redis.RedisError, OSError
+            ):  # it is lost: the reader will subscribe to what is left
+                waiting.transmit(connection, "UNSUBSCRIBE", *sorted(old))
 
     def _wake(self, channel: str) -> None:
         if channel not in self.woken:
@@ -87,7 +100,10 @@ class Subscriber:
             if message is not None:
                 silent = 0
                 if message[0] in {b"message", b"subscribe"}:
-                    self._wake(message[1].decode())
+                    channel = message[1].decode()
+                    if channel in self.hooks:
+                        self.hooks[channel](message[2].decode() if message[0] == b"message" else "")
+                    self._wake(channel)
                 continue
             if silent >= SILENT_PINGS:
                 msg = f"no answer to {silent} pings"

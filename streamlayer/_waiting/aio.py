@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 REPLY_TIMEOUT_MS = 5000
 """How long an answer may take before the connection is given up; what it carried is unknown then."""
+_BOOTTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 logger = logging.getLogger("streamlayer")
 
 Lock = asyncio.Lock
@@ -45,6 +46,11 @@ def same_colour(client: object) -> bool:
 def monotonic_ms() -> int:
     """A clock that only goes forward, in ms."""
     return time.monotonic_ns() // 1_000_000
+
+
+def boottime_ms() -> int:
+    """The same, and it counts the time for which the machine slept, where the system tells (Linux)."""
+    return time.clock_gettime_ns(_BOOTTIME) // 1_000_000
 
 
 async def sleep_ms(milliseconds: float) -> None:

@@ -56,12 +56,12 @@ def the_rest_is_keyword_only() -> None:
     consumer.poll(1000, 10)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     consumer.subscribe(pattern=re.compile("or.*"))
     consumer.subscribe([], "or.*")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    consumer.close(1000)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    consumer.close(1000)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]
 
 
 def a_wrong_option_is_an_error() -> None:
     Consumer("orders", max_records=10)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    Consumer("orders", group_id="billing")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Consumer("orders", group_id=7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Consumer("orders", max_poll_records="10")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Consumer(["orders"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     aio.Consumer("orders", bootstrap_servers="localhost")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -50,7 +50,6 @@ TP = TopicPartition("t", 0)
         (Producer, "retries", "sent again until delivery_timeout_ms; there is no count"),
         (Producer, "transactional_id", "there are no transactions"),
         (Consumer, "isolation_level", "there are no transactions"),
-        (Consumer, "group_id", "groups"),
         (Consumer, "security_protocol", "use a rediss:// url for TLS"),
         (Producer, "sasl_plain_password", "redis://user:password@host"),
         (Producer, "partitioner", "the hash is stored with the topic"),
