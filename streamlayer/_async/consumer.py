@@ -225,6 +225,7 @@ class Consumer(Generic[K, V]):
         await self._subscriber.close(timeout_ms)
         if self._in_use.acquire(blocking=False):  # else a call is under way elsewhere: it ends soon, and closes
             await self._leave()
+            self._drop_record_buffer()
 
     async def _end(self) -> None:
         """Commit, leave the group and close the connection, once."""
