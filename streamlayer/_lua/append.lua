@@ -100,12 +100,14 @@ if old then
 end
 
 -- Whole old segments go before more comes: a bounded number of them, named by the caller to `trim`. By size when the
--- rest holds retention_bytes; by time; and, when a segment begins, what was deleted.
-local by_size = p.trim_at >= 0 and p.segment_bytes >= p.trim_at
+-- rest with this batch holds retention_bytes; by time; and, when a segment begins, what was deleted. Without idempotence
+-- the batches behind a refused one are not refused for it: a small one would overtake, so its size must not decide.
+local coming = producer ~= '' and size or 0
+local by_size = p.trim_at >= 0 and p.segment_bytes + coming >= p.trim_at
 local by_time = p.retention_ms >= 0 and p.oldest_closed > 0 and p.oldest_closed + p.retention_ms <= now
 if by_size or by_time or p.segment_at == 0 then
   if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
-  local first, last = superfluous(segs, p, now)
+  local first, last = superfluous(segs, p, now, coming)
   if first then return refuse('TRIM', int(first) .. ' ' .. int(last)) end
 end
 
