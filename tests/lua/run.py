@@ -24,7 +24,7 @@ Dump: TypeAlias = dict[bytes, Any]
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
 WEEK_MS = 604_800_000
-TAIL_LIMIT = 4080
+TAIL_LIMIT, SHORT_FRAME = 16_368, 4080
 EXACT = 1 << 53
 
 

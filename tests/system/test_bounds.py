@@ -22,7 +22,7 @@ from streamlayer._core.codec import decode_frames
 from streamlayer._core.keys import partition_keys
 from streamlayer.embedded import Server
 from tests import servers
-from tests.lua.run import Log, Runner, all_keys, word_of
+from tests.lua.run import Log, Runner, Stored, all_keys, word_of
 from tests.profiles import THOROUGH
 from tests.waiting import sync_wait_until
 
@@ -56,6 +56,7 @@ class Partition:
     topic: str = "orders"
     config: dict[str, Any] = field(default_factory=dict)
     there: bool = False
+    sequence: int = 0
 
     def __post_init__(self) -> None:
         config = topic_config(self.config)
@@ -73,27 +74,31 @@ class Partition:
         assert word_of(created) == "OK"
 
     def append(self, frames: int, count: int, size: int) -> int:
-        """Append frames of so many records of so many bytes; the bytes of the frames."""
+        """Append frames of so many records of so many bytes, as an idempotent producer; the bytes of the frames."""
         batch = self.log.batch([b"." * size] * count)
-        self.log.run(calls.describe_partition(self.log.keys, topic_id=""))
         left = frames
         while left:
-            assert word_of(self.log.send(batch)) == "OK"  # follows TRIM and SEGMENT; then as many as go
+            batch.sequence = self.sequence
+            assert word_of(self.log.send(batch, "me")) == "OK"  # follows TRIM and SEGMENT; then as many as go
+            self.sequence += count
             left -= 1
-            left -= self._append_many(batch.frame, count, left)
+            left -= self._append_many(batch, left)
         return frames * len(batch.frame)
 
-    def _append_many(self, frame: bytes, count: int, most: int) -> int:
+    def _append_many(self, batch: Stored, most: int) -> int:
         log = self.log
-        call = calls.append(
-            log.keys, log.segment, topic_id=log.topic_id, partition=0, generation=1, key_hash=None, producer="",
-            epoch=0, sequence=0, crc=0, count=count, min_timestamp=log.stamp, max_timestamp=log.stamp, frame=frame,
-        )  # fmt: skip
-        assert call.script is not None
         pipeline = self.client.pipeline(transaction=False)
-        for _ in range(min(most, 200)):
+        for place in range(min(most, 200)):
+            call = calls.append(
+                log.keys, log.segment, topic_id=log.topic_id, partition=0, generation=1, key_hash=None, producer="me",
+                epoch=0, sequence=self.sequence + place * batch.count, crc=batch.crc, count=batch.count,
+                min_timestamp=log.stamp, max_timestamp=log.stamp, frame=batch.frame,
+            )  # fmt: skip
+            assert call.script is not None
             pipeline.evalsha(call.script.flagged_sha, len(call.keys), *call.keys, "7", *call.args)
-        return sum(not isinstance(answer, Exception) for answer in pipeline.execute(raise_on_error=False))
+        taken = sum(not isinstance(answer, Exception) for answer in pipeline.execute(raise_on_error=False))
+        self.sequence += taken * batch.count
+        return taken
 
     def counted(self) -> int:
         """The bytes it says it holds."""
