@@ -340,7 +340,7 @@ class Sender:
             read.set()
 
     def _trim(self, first: Batch) -> calls.Call[calls.Trimmed]:
-        """Room for the first batch of a partition only: those behind it may be refused, and older records be missing."""
+        """Room for the first batch of a partition only: those behind it may yet be refused."""
         partition = first.partition
         return calls.trim(
             partition.keys,
