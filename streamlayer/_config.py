@@ -117,7 +117,7 @@ class TopicConfig(_Options):
 
     :ivar retention_ms: how long a record is kept after its append (``retention.ms``).
     :ivar retention_bytes: how many bytes a partition keeps at least while it has them (``retention.bytes``); what it
-        holds more is a segment and a batch.
+        holds more is a segment and a batch at most.
     :ivar segment_bytes: when a segment is closed (``segment.bytes``); by default ``retention_bytes`` / 16, within
         16 KiB and 8 MiB. Records are dropped by whole segments.
     :ivar max_message_bytes: the largest batch that is taken, as encoded (``max.message.bytes``).

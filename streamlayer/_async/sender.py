@@ -263,8 +263,11 @@ class Sender:
 
     async def _round(self, batches: list[Batch]) -> None:
         """Send batches and settle them. Old segments that must go first are dropped in the same go."""
-        trims = {batch.partition: None for batch in batches if batch.partition.trim is not None}
-        requests: list[calls.Call[Any]] = [self._trim(partition) for partition in trims]
+        trims: dict[PartitionQueue, Batch] = {}
+        for batch in batches:
+            if batch.partition.trim is not None:
+                trims.setdefault(batch.partition, batch)
+        requests: list[calls.Call[Any]] = [self._trim(batch) for batch in trims.values()]
         requests += [self._call(batch) for batch in batches]
         taken, self._taken = self._taken, None
         if taken is not None:
@@ -336,8 +339,15 @@ class Sender:
         if read is not None:
             read.set()
 
-    def _trim(self, partition: PartitionQueue) -> calls.Call[calls.Trimmed]:
-        return calls.trim(partition.keys, topic_id=partition.topic.topic_id, segments=partition.trim or (0, -1))
+    def _trim(self, first: Batch) -> calls.Call[calls.Trimmed]:
+        """Room for the first batch of a partition only: those behind it may yet be refused."""
+        partition = first.partition
+        return calls.trim(
+            partition.keys,
+            topic_id=partition.topic.topic_id,
+            segments=partition.trim or (0, -1),
+            coming=len(first.frame(self._compression)[0]),
+        )
 
     def _call(self, batch: Batch) -> calls.Call[calls.Appended]:
         partition = batch.partition

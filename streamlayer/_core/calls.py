@@ -322,17 +322,18 @@ def _range(reply: Reply) -> tuple[int, int] | None:
     return None if reply[0] < 0 else (reply[0], reply[1])
 
 
-def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, -1)) -> Call[Trimmed]:
+def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, -1), coming: int = 0) -> Call[Trimmed]:
     """Free whole segments that retention, or a deletion of records, no longer keeps.
 
     :param segments: the first and the last segment to name, 8 at most (more are left out); by default none: the answer
         says which.
+    :param coming: bytes of the batch that room is made for: once it is appended, the log holds ``retention_bytes``.
     """
     first, last = segments[0], min(segments[1], segments[0] + SEGMENTS_AT_ONCE - 1)
     return Call(
         scripts.TRIM,
         (keys.meta, keys.segs, *_named(keys, first, last)),
-        (topic_id, first, last),
+        (topic_id, first, last, coming),
         lambda reply: Trimmed(*reply),
     )
 

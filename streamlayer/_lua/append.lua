@@ -62,7 +62,8 @@ if segment ~= p.segment then return refuse('SEGMENT', int(p.segment)) end
 local size = #frame
 local limit = tonumber(m[15])
 local old = aged(p, now)
-local short = p.segment_at ~= 0 and p.tail_len + size <= TAIL_LIMIT and p.segment_bytes + size < limit and not old
+local fits = size <= SHORT_FRAME and p.tail_len + size <= TAIL_LIMIT
+local short = p.segment_at ~= 0 and fits and p.segment_bytes + size < limit and not old
 local tail_bytes = redis.pcall('STRLEN', tail)
 if type(tail_bytes) == 'table' then return refuse('FOREIGN', tail) end
 
@@ -100,12 +101,14 @@ if old then
 end
 
 -- Whole old segments go before more comes: a bounded number of them, named by the caller to `trim`. By size when the
--- rest holds retention_bytes; by time; and, when a segment begins, what was deleted.
-local by_size = p.trim_at >= 0 and p.segment_bytes >= p.trim_at
+-- rest with this batch holds retention_bytes; by time; and, when a segment begins, what was deleted. Without idempotence
+-- the batches behind a refused one are not refused for it: a small one would overtake, so its size must not decide.
+local coming = producer ~= '' and size or 0
+local by_size = p.trim_at >= 0 and p.segment_bytes + coming >= p.trim_at
 local by_time = p.retention_ms >= 0 and p.oldest_closed > 0 and p.oldest_closed + p.retention_ms <= now
 if by_size or by_time or p.segment_at == 0 then
   if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
-  local first, last = superfluous(segs, p, now)
+  local first, last = superfluous(segs, p, now, coming)
   if first then return refuse('TRIM', int(first) .. ' ' .. int(last)) end
 end
 
@@ -113,14 +116,14 @@ end
 -- A server hashes each Lua string whole: a second one of a large frame would cost as much as all the rest. So a large
 -- frame's append time stays zero, unless it is the time of its records.
 local stamped = frame
-if size <= TAIL_LIMIT or m[17] == '1' then stamped = six_bytes(now) .. string.sub(frame, 7) end
+if size <= SHORT_FRAME or m[17] == '1' then stamped = six_bytes(now) .. string.sub(frame, 7) end
 local base = p.next
 if p.segment_at == 0 then open_segment(p, keys, now) end
-if p.tail_len + size > TAIL_LIMIT then seal_tail(p, keys) end
+if not fits then seal_tail(p, keys) end
 p.max_timestamp = math.max(p.max_timestamp, max_timestamp)
 p.next = base + count
 p.segment_bytes = p.segment_bytes + size
-if size <= TAIL_LIMIT then
+if size <= SHORT_FRAME then
   redis.call('APPEND', tail, stamped)
   p.tail_len = p.tail_len + size
 else

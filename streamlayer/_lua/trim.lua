@@ -1,6 +1,6 @@
 -- trim: free whole closed segments that retention, or a deletion of records, no longer keeps; the oldest first.
 -- KEYS: meta segs segment_keys*
--- ARGV: topic_id first:int last:int
+-- ARGV: topic_id first:int last:int coming:int
 -- returns: log_start first_segment last_segment (to name next; both -1 when nothing may go)
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED
 -- flags: allow-oom
@@ -19,7 +19,7 @@ local p = {
   retention_bytes = tonumber(m[8]), start = tonumber(m[9]),
 }
 if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
-local oldest, newest = superfluous(segs, p, now)
+local oldest, newest = superfluous(segs, p, now, coming)
 if oldest and first <= oldest then
   -- What is before the oldest has no member any more: its keys, if the caller names them, are long gone.
   local kept = math.min(last, newest)
@@ -31,7 +31,7 @@ if oldest and first <= oldest then
   end
   note_oldest(segs, p)
   redis.call('HSET', meta, 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
-  oldest, newest = superfluous(segs, p, now)
+  oldest, newest = superfluous(segs, p, now, coming)
 end
 local start = log_start(segs, p, now)
 return { tag, start, oldest or -1, newest or -1 }

@@ -108,15 +108,18 @@ class Model:
         self.kept_from = max(self.kept_from, before)
         self.gone_before = max(self.gone_before, before)
 
-    def may_go(self, now: int) -> int:
-        """The highest log start there may be: what is older than the retention, or not needed to hold its bytes."""
+    def may_go(self, now: int, coming: int = 0) -> int:
+        """The highest log start there may be: what is older than the retention, or not needed to hold its bytes.
+
+        :param coming: bytes that a trim was told to make room for.
+        """
         retention_ms, retention_bytes = self.settings["retention_ms"], self.settings["retention_bytes"]
         total = self.batches[-1].bytes_to_end if self.batches else 0
         for batch in self.batches:
             if batch.end <= self.kept_from:
                 continue
             old = retention_ms >= 0 and batch.at + retention_ms <= now
-            too_many = retention_bytes >= 0 and total - batch.bytes_to_end >= retention_bytes
+            too_many = retention_bytes >= 0 and total + coming - batch.bytes_to_end >= retention_bytes
             if not old and not too_many:
                 break
             self.kept_from = batch.end
@@ -133,10 +136,16 @@ class Model:
                     self.gone_before = batch.end
         return self.gone_before
 
-    def most_bytes(self) -> int | None:
-        """How many bytes there may be after an append; ``None`` for no limit."""
+    def most_bytes(self, *, counts_itself: bool) -> int | None:
+        """How many bytes there may be after an append; ``None`` for no limit.
+
+        The oldest segment is on top: its limit, and the batch that went over it.
+
+        :param counts_itself: its producer is idempotent; else a batch comes on top too.
+        """
         retention_bytes = self.settings["retention_bytes"]
-        return None if retention_bytes < 0 else retention_bytes + self.largest_segment + 2 * self.largest_frame
+        frames = 1 if counts_itself else 2
+        return None if retention_bytes < 0 else retention_bytes + self.largest_segment + frames * self.largest_frame
 
     def first_at(self, timestamp: int, start: int) -> int | None:
         """The first record from ``start`` on that is at or after a time."""

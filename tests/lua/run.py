@@ -24,7 +24,7 @@ Dump: TypeAlias = dict[bytes, Any]
 
 TOPIC_ID = "0123456789abcdef0123456789abcdef"
 WEEK_MS = 604_800_000
-TAIL_LIMIT = 4080
+TAIL_LIMIT, SHORT_FRAME = 16_368, 4080
 EXACT = 1 << 53
 
 
@@ -145,7 +145,7 @@ class Log:
                 continue
             if word_of(answer) == "TRIM" and follow:
                 first, last = map(int, answer[1].split())
-                assert word_of(self.trim(first, last)) == "OK"
+                assert word_of(self.trim(first, last, len(batch.frame))) == "OK"
                 continue
             if word_of(answer) == "OK":
                 self.segment = answer.segment
@@ -219,9 +219,9 @@ class Log:
 
     # --- keeping and dropping ----------------------------------------------------------------------------------------
 
-    def trim(self, first: int = 0, last: int = -1) -> Any:
-        """One call of ``trim``, naming these segments."""
-        return self.run(calls.trim(self.keys, topic_id=self.topic_id, segments=(first, last)))
+    def trim(self, first: int = 0, last: int = -1, coming: int = 0) -> Any:
+        """One call of ``trim``, naming these segments, for a batch of so many bytes."""
+        return self.run(calls.trim(self.keys, topic_id=self.topic_id, segments=(first, last), coming=coming))
 
     def trim_all(self) -> int:
         """Free whatever may go, as a client does; how many calls it took after the one that only asked."""

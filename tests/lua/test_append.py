@@ -9,7 +9,19 @@ import pytest
 import redis
 
 from streamlayer._core import scripts
-from tests.lua.run import EXACT, TAIL_LIMIT, WEEK_MS, Log, Stored, all_keys, key_end, new_log, promote, word_of
+from tests.lua.run import (
+    EXACT,
+    SHORT_FRAME,
+    TAIL_LIMIT,
+    WEEK_MS,
+    Log,
+    Stored,
+    all_keys,
+    key_end,
+    new_log,
+    promote,
+    word_of,
+)
 from tests.waiting import sync_wait_until
 
 HOUR_MS = 3_600_000
@@ -175,26 +187,27 @@ def test_idle_producers_are_forgotten_after_a_day(log: Log) -> None:
 # --- where it lies ---------------------------------------------------------------------------------------------------
 
 
-def test_the_tail_is_sealed_before_it_passes_4080_bytes(log: Log) -> None:
-    """Exactly 4,080 bytes stay in the tail; the next frame moves them to the log, as one field, and begins anew."""
-    first = framed(log, 80)
-    for _ in range(TAIL_LIMIT // 80):
+def test_the_tail_is_sealed_before_it_passes_16368_bytes(log: Log) -> None:
+    """Exactly 16,368 bytes stay in the tail; the next frame moves them to the log, as one field, and begins anew."""
+    first = framed(log, 88)
+    count = TAIL_LIMIT // 88
+    for _ in range(count):
         log.send(first)
     assert log.meta("tail_base", "tail_len") == [0, TAIL_LIMIT]
     assert log.run.client.hkeys(log.keys.segment(0)[0]) == [b"-"]
     log.send(first)
-    assert log.meta("tail_base", "tail_len") == [51, 80]
+    assert log.meta("tail_base", "tail_len") == [count, 88]
     frames = log.run.client.hget(log.keys.segment(0)[0], "0000000000000000")
     assert frames is not None
     assert len(frames) == TAIL_LIMIT
-    assert log.run.client.zscore(log.keys.segment(0)[1], "0000000000000000") == 50
-    assert len(log.read()) == 52
+    assert log.run.client.zscore(log.keys.segment(0)[1], "0000000000000000") == count - 1
+    assert len(log.read()) == count + 1
 
 
 def test_a_large_frame_goes_behind_the_tail_as_a_field(log: Log) -> None:
-    """What does not fit a tail seals it first, so that fields stay in order."""
+    """What is too large for a tail seals it first, however little it holds, so that fields stay in order."""
     log.append(b"small")
-    log.send(framed(log, TAIL_LIMIT + 1))
+    log.send(framed(log, SHORT_FRAME + 1))
     log.append(b"small too")
     assert log.meta("next", "tail_base") == [3, 2]
     assert sorted(log.run.client.hkeys(log.keys.segment(0)[0])) == [b"-", b"0000000000000000", b"0000000000000001"]
@@ -203,9 +216,12 @@ def test_a_large_frame_goes_behind_the_tail_as_a_field(log: Log) -> None:
 
 
 def test_a_frame_of_4080_bytes_is_a_tail(log: Log) -> None:
-    """The limit itself still fits."""
-    log.send(framed(log, TAIL_LIMIT))
-    assert log.meta("tail_len", "tail_base") == [TAIL_LIMIT, 0]
+    """The limit itself is still short; four of them fit."""
+    for count in range(1, 5):
+        log.send(framed(log, SHORT_FRAME))
+        assert log.meta("tail_len", "tail_base") == [count * SHORT_FRAME, 0]
+    log.send(framed(log, SHORT_FRAME))
+    assert log.meta("tail_len", "tail_base") == [SHORT_FRAME, 4]
 
 
 def test_a_segment_closes_when_it_is_large_enough(redis_client: redis.Redis, namespace: str) -> None:

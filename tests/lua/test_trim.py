@@ -192,32 +192,83 @@ def test_numbers_with_a_gap_are_led_over(redis_client: redis.Redis, namespace: s
 
 
 def test_an_append_waits_for_the_trim_by_size(redis_client: redis.Redis, namespace: str) -> None:
-    """The batch behind the one that filled the rest is refused until the oldest is gone; then it is taken."""
+    """The batch with which the rest holds enough is refused until the oldest is gone; then it is taken."""
     log = segmented(redis_client, namespace, 3)
     one = size_of_one(log)
     log.alter_all(retention_bytes=3 * one, segment_bytes=2 * one)
     assert log.meta("trim_at") == [one]
-    assert word_of(log.append(b"3", follow=False)) == "OK"
     before = log.dump()
-    assert log.append(b"4", follow=False) == ("TRIM", "0 0")
+    batch = log.batch([b"3"])
+    assert log.send(batch, "me", follow=False) == ("TRIM", "0 0")
     assert log.dump() == before
-    assert log.trim(0, 0) == Trimmed(1, -1, -1)
-    assert word_of(log.append(b"4", follow=False)) == "OK"
-    assert log.describe().bytes == 4 * one
+    assert log.trim(0, 0) == Trimmed(0, -1, -1)  # nothing may go if nothing comes
+    assert log.trim(0, 0, len(batch.frame) - 1) == Trimmed(0, -1, -1)
+    assert log.trim(0, 0, len(batch.frame)) == Trimmed(1, -1, -1)
+    assert word_of(log.send(batch, "me", follow=False)) == "OK"
+    assert log.describe().bytes == 3 * one
 
 
-def test_a_log_never_grows_past_its_bytes_a_segment_and_a_batch(redis_client: redis.Redis, namespace: str) -> None:
-    """After each append, whatever the sizes; and at least `retention_bytes` are there once they were."""
+def test_without_idempotence_what_is_there_decides(redis_client: redis.Redis, namespace: str) -> None:
+    """A small batch never overtakes a large one that was sent before it: both are refused, or none."""
+    log = segmented(redis_client, namespace, 3)
+    one = size_of_one(log)
+    log.alter_all(retention_bytes=3 * one, segment_bytes=1000)
+    assert log.append(bytes(100), follow=False, producer="me")[0] == "TRIM"
+    assert word_of(log.append(bytes(100), follow=False)) == "OK"
+    for size in (100, 0):
+        assert log.append(bytes(size), follow=False) == ("TRIM", "0 2")
+    assert log.trim(0, 2)[1:] == (-1, -1)
+    for size in (100, 0):
+        assert word_of(log.append(bytes(size), follow=False)) == "OK"
+
+
+@pytest.mark.parametrize(("producer", "frames"), [("me", 1), ("", 2)])
+def test_a_log_never_grows_past_its_bytes_a_segment_and_a_batch(
+    redis_client: redis.Redis, namespace: str, producer: str, frames: int
+) -> None:
+    """After each append, whatever the sizes; and at least `retention_bytes` are there once they were.
+
+    On top is the oldest segment: its limit and the batch that passed it. Without idempotence one batch more.
+    """
     log = new_log(redis_client, namespace, retention_bytes=20_000, segment_bytes=4000)
     largest, total = 0, 0
     for i in range(120):
-        batch = log.batch([bytes(i * 37 % 5000)])
-        log.send(batch)
+        batch = log.batch([bytes(i * 37 % 5000)], sequence=i)
+        log.send(batch, producer)
         largest, total = max(largest, len(batch.frame)), total + len(batch.frame)
         held = log.describe().bytes
-        assert min(total, 20_000) <= held <= 20_000 + 4000 + 2 * largest
+        assert min(total, 20_000) <= held < 20_000 + 4000 + frames * largest
     assert log.describe().log_start > 0
     assert log.contradiction() == ""
+
+
+def test_the_trim_that_an_append_asks_for_is_enough(redis_client: redis.Redis, namespace: str) -> None:
+    """Whatever the sizes: one trim with the batch's bytes, and the batch is taken; they never send it to and fro."""
+    log = new_log(redis_client, namespace, retention_bytes=20_000, segment_bytes=4000)
+    trims = 0
+    for i in range(150):
+        batch = log.batch([bytes(i * 1237 % 9000)], sequence=i)
+        answer = log.send(batch, "me", follow=False)
+        if word_of(answer) == "TRIM":
+            trims += 1
+            assert log.trim(*map(int, answer[1].split()), len(batch.frame))[1:] == (-1, -1)
+            answer = log.send(batch, "me", follow=False)
+        if word_of(answer) == "SEGMENT":
+            answer = log.send(batch, "me")
+        assert word_of(answer) == "OK"
+    assert trims > 50
+
+
+def test_a_trim_whose_batch_never_comes_leaves_all_but_its_bytes(redis_client: redis.Redis, namespace: str) -> None:
+    """However often it is called: never more than one batch's bytes are missing from `retention_bytes`."""
+    log = segmented(redis_client, namespace)
+    one = size_of_one(log)
+    log.set_meta(retention_bytes=4 * one)
+    for _ in range(3):
+        assert log.trim(0, 9, 2 * one) == Trimmed(8, -1, -1)
+        assert log.describe().bytes == 2 * one
+    log.append(b"more")
+    assert log.trim() == Trimmed(8, -1, -1)
 
 
 def test_trims_end_also_when_much_is_to_go(redis_client: redis.Redis, namespace: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import rule
 
-from streamlayer._core import calls
+from streamlayer._core import calls, scripts
 from streamlayer._core.calls import Call
 from tests.lua.machine import RETENTION_BYTES, SEGMENT_BYTES, Machine
 from tests.lua.model import Altering
@@ -19,6 +19,7 @@ from tests.lua.run import word_of
 
 LATE_WORDS = {"OK", "TOPIC_REPLACED", "UNKNOWN_TOPIC"}
 SENT_KEPT = 30
+COMING = st.sampled_from([0, 0, 50, 4000, 30_000])
 
 
 class UpkeepMachine(Machine):
@@ -41,8 +42,11 @@ class UpkeepMachine(Machine):
     def come_late(self, which: int) -> None:
         """Any earlier call, also one for the topic that was here before, does no harm."""
         if self.sent:
-            answer = self.log.run(self.sent[which % len(self.sent)])
+            call = self.sent[which % len(self.sent)]
+            answer = self.log.run(call)
             assert word_of(answer) in LATE_WORDS, answer
+            if call.script is scripts.TRIM:
+                self.model.may_go(self.clock.now(), int(call.args[-1]))
 
     def crash(self, age: int) -> None:
         """Connections end with the server."""
@@ -51,26 +55,31 @@ class UpkeepMachine(Machine):
 
     # --- dropping ----------------------------------------------------------------------------------------------------
 
-    @rule()
-    def trim(self) -> None:
+    @rule(coming=COMING)
+    def trim(self, coming: int) -> None:
         """What may go is freed, whatever it is; then nothing may go, but for what time does meanwhile."""
-        answer = self.run(calls.trim(self.log.keys, topic_id=self.log.topic_id))
+        answer = self._trim((0, -1), coming)
         for _ in range(200):
             if answer.first < 0:
                 return
             segments = answer.first, answer.last
-            answer = self.run(calls.trim(self.log.keys, topic_id=self.log.topic_id, segments=segments))
-            assert word_of(answer) == "OK", answer
+            answer = self._trim(segments, coming)
             assert answer.first < 0 or answer.first > segments[0], "nothing was freed"
         raise AssertionError("trimming never ends")
 
-    @rule(behind=st.integers(-2, 2), count=st.integers(0, 12))
-    def trim_some(self, behind: int, count: int) -> None:
+    @rule(behind=st.integers(-2, 2), count=st.integers(0, 12), coming=COMING)
+    def trim_some(self, behind: int, count: int, coming: int) -> None:
         """Whatever a caller names round the oldest segment, only what may go is freed."""
         members = self.log.members()
         first = max(0, behind + (members[0][0] if members else 0))
-        segments = first, first + count - 1
-        assert word_of(self.run(calls.trim(self.log.keys, topic_id=self.log.topic_id, segments=segments))) == "OK"
+        self._trim((first, first + count - 1), coming)
+
+    def _trim(self, segments: tuple[int, int], coming: int) -> Any:
+        """One call; the batch that room is made for may never come."""
+        answer = self.run(calls.trim(self.log.keys, topic_id=self.log.topic_id, segments=segments, coming=coming))
+        assert word_of(answer) == "OK", answer
+        self.model.may_go(self.clock.now(), coming)
+        return answer
 
     @rule(before=st.integers(0, 400))
     def delete_records(self, before: int) -> None:

@@ -31,15 +31,17 @@ local function key_expiry(closed, retention_ms)
 end
 
 -- The numbers of the oldest and of the newest segment that may go now, a bounded number of them; nil if none may.
-local function superfluous(segs, p, now)
+-- `coming`: bytes about to be appended. They count as if they were there: else they would come on top of what is held.
+local function superfluous(segs, p, now, coming)
   local found = redis.call('ZRANGE', segs, 1, SEGMENTS_AT_ONCE + 1, 'WITHSCORES')
+  local total = p.segment_position + p.segment_bytes + coming
   local first, last, from
   for i = 1, math.min(#found, 2 * SEGMENTS_AT_ONCE), 2 do
     local number, _, position = closed_segment(found[i])
     local behind_base, behind = p.segment_base, p.segment_position
     if found[i + 2] then behind_base, behind = select(2, closed_segment(found[i + 2])) end
     local overdue = p.retention_ms >= 0 and tonumber(found[i + 1]) + p.retention_ms <= now
-    local too_many = p.retention_bytes >= 0 and p.segment_position + p.segment_bytes - behind >= p.retention_bytes
+    local too_many = p.retention_bytes >= 0 and total - behind >= p.retention_bytes
     if not (overdue or too_many or behind_base <= p.start) then break end
     from = from or position
     if first and behind - from > FREED_AT_ONCE then break end

@@ -1,7 +1,9 @@
 -- Where a partition's frames lie: a tail string (the newest, small ones) and segments, each a hash of fields found
 -- through two sorted sets. `p` is the partition's state as the calling script read it and will write it back.
 -- @include lib/retention
-local TAIL_LIMIT = 4080
+-- An allocator rounds a field up to its next size, a quarter more at worst: many short frames in one fill it best, and
+-- 16 KiB is such a size. A larger frame becomes a field at once: through the tail it would go to the disk twice.
+local TAIL_LIMIT, SHORT_FRAME = 16368, 4080
 local SEGMENT_AGE_LIMIT_MS = 86400000
 
 local function six_bytes(n)

@@ -257,6 +257,29 @@ async def test_acks_0_follows_the_log_into_its_next_segments(aio_args: dict[str,
         await aio_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=2)
 
 
+@pytest.mark.parametrize("idempotent", [True, False])
+async def test_a_full_log_takes_batches_of_all_sizes_in_order(aio_args: dict[str, Any], idempotent: bool) -> None:
+    """Batches of very different sizes go together, into a log that has to make room for each: none overtakes another.
+
+    What is held is never more than ``retention_bytes``, a segment and the batch that passed its limit (without
+    idempotence one batch more).
+    """
+    limit, segment, largest, held = 40_000, 16_384, 20_100, 0
+    config = {"retention_bytes": limit, "segment_bytes": segment}
+    sizes = [20_000, 10, 9000, 10, 20_000, 3000, 17_000, 10, 10, 20_000] * 4
+    async with (
+        Admin(**aio_args) as admin,
+        Producer(**aio_args, enable_idempotence=idempotent, batch_size=1, delivery_timeout_ms=10_000) as producer,
+    ):
+        await admin.create_topics([NewTopic("t", 1, config=config)])
+        for turn in range(5):
+            ranges = await producer.send_many("t", [bytes(size) for size in sizes])
+            assert [(r.base_offset, r.count) for r in ranges] == [(turn * len(sizes), len(sizes))]
+            held = (await admin.describe_topics(["t"]))["t"].partitions[0].bytes
+            assert held < limit + segment + largest * (1 if idempotent else 2)
+    assert held >= limit
+
+
 async def test_without_idempotence_records_are_stored_too(aio_args: dict[str, Any]) -> None:
     """enable_idempotence=False sends no producer id and works the same on a good day."""
     async with Producer(**aio_args, enable_idempotence=False) as producer:
