@@ -28,6 +28,8 @@ from streamlayer.errors import (
 logger = logging.getLogger("streamlayer")
 
 PARTITIONS_AT_ONCE = 64
+FIRST_SEEK = 1
+"""Reading begins with one."""
 REFILL_MS = 10
 """While records of some partitions wait to be handed out, the others are asked this often."""
 
@@ -114,6 +116,9 @@ class Fetcher:
         asked = list(itertools.islice(filter(self._wants, self.in_turn()), PARTITIONS_AT_ONCE))
         share = max(1, self._options.fetch_max_bytes // len(asked))
         most = min(self._options.max_partition_fetch_bytes, share)
+        for position in asked:
+            if not position.placed:
+                self._offsets.name_segment(position)
         outcomes = await self._client.execute([position.fetch_call(most, arm=True) for position in asked])
         troubled = False
         for position, outcome in zip(asked, outcomes, strict=True):
@@ -131,6 +136,8 @@ class Fetcher:
             return False
         if isinstance(outcome, Refusal):
             position.segment = int(outcome.detail)
+            if position.sought > FIRST_SEEK and not position.placed:
+                await self._offsets.learn(position)  # who seeks once will seek again
             return False
         error: StreamlayerError = outcome.error if isinstance(outcome, Unanswered) else outcome
         if error.retriable:

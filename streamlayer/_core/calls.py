@@ -98,6 +98,33 @@ class ListedOffsets(NamedTuple):
     field: Field | None
 
 
+class ClosedSegment(NamedTuple):
+    """A segment that never changes any more.
+
+    :ivar number: its number.
+    :ivar base: the offset of its first record.
+    :ivar highest: the highest timestamp in it, ms since the epoch.
+    """
+
+    number: int
+    base: int
+    highest: int
+
+
+class ListedSegments(NamedTuple):
+    """Closed segments, in order, 1,000 at most.
+
+    :ivar epochs: the log's.
+    :ivar open_segment: the number of the open one.
+    :ivar open_base: its first offset.
+    """
+
+    epochs: str
+    open_segment: int
+    open_base: int
+    closed: list[ClosedSegment]
+
+
 class CreatedPartition(NamedTuple):
     """The log that is there now, made by this call or before."""
 
@@ -249,19 +276,40 @@ def _listed(reply: Reply) -> ListedOffsets:
 
 
 def list_offsets(
-    keys: PartitionKeys, *, topic_id: str, timestamp: int = -1, segment: int = 0, after: int = 0
+    keys: PartitionKeys,
+    *,
+    topic_id: str,
+    timestamp: int = -1,
+    segment: int = 0,
+    after: int = 0,
+    epochs: str = "",
 ) -> Call[ListedOffsets]:
     """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into.
 
     :param segment: the segment believed to hold the first record at or after the time.
-    :param after: the first segment to look at: a refusal that named one said that those before it hold no such record.
+    :param after: the first segment to look at: those before it are known to hold no such record.
+    :param epochs: the log's when that was learnt from a list of segments; empty if a refusal just said so.
     """
     return Call(
         scripts.LIST_OFFSETS,
         (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
-        (topic_id, timestamp, segment, after),
+        (topic_id, timestamp, segment, after, epochs),
         _listed,
     )
+
+
+def list_segments(keys: PartitionKeys, *, topic_id: str, after: int = -1) -> Call[ListedSegments]:
+    """Ask which closed segments there are.
+
+    :param after: only those with a higher number.
+    """
+    return Call(scripts.LIST_SEGMENTS, (keys.meta, keys.segs), (topic_id, after), _listed_segments)
+
+
+def _listed_segments(reply: Reply) -> ListedSegments:
+    epochs, segment, base, *flat = reply
+    closed = [ClosedSegment(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+    return ListedSegments(epochs.decode(), segment, base, closed)
 
 
 def create_partition(

@@ -47,6 +47,8 @@ class PartitionPosition:
     :ivar paused: nothing is fetched or handed out.
     :ivar error: what keeps it from going on; a seek clears it.
     :ivar buffered: bytes that were fetched and may not all be handed out.
+    :ivar sought: how many seeks there were.
+    :ivar placed: whether something was fetched since the last: the segment is known then.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
     """
 
@@ -61,6 +63,8 @@ class PartitionPosition:
         self.paused = False
         self.error: StreamlayerError | None = None
         self.segment = 0
+        self.sought = 0
+        self.placed = False
         self._fetch_position = position
         self._pairs = ""
         self._epochs: str = ""
@@ -96,6 +100,7 @@ class PartitionPosition:
         :returns: how many bytes came.
         """
         self.highwater = reply.next
+        self.placed = True
         size = 0
         position = self._fetch_position
         for field in reply.fields:
@@ -143,6 +148,8 @@ class PartitionPosition:
     def seek(self, position: int) -> None:
         """Go on elsewhere. What the reader knew of the log's epochs no longer counts: this is a bare position."""
         self.position = position
+        self.sought += 1
+        self.placed = False
         self.error = None
         self._pairs = self._epochs = ""
         self.drop()

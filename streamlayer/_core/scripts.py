@@ -132,6 +132,7 @@ def load(name: str) -> Script:
 APPEND: Final = load("append")
 FETCH: Final = load("fetch")
 LIST_OFFSETS: Final = load("list_offsets")
+LIST_SEGMENTS: Final = load("list_segments")
 TRIM: Final = load("trim")
 CREATE_PARTITION: Final = load("create_partition")
 DELETE_PARTITION: Final = load("delete_partition")
@@ -152,6 +153,7 @@ ALL: Final = (
     APPEND,
     FETCH,
     LIST_OFFSETS,
+    LIST_SEGMENTS,
     TRIM,
     CREATE_PARTITION,
     DELETE_PARTITION,

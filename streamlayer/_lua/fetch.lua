@@ -53,7 +53,12 @@ end
 local from = position
 if position < p.tail_base then
   local holder = p.segment
-  if position < p.segment_base then holder = closed_segment_of(segs, position) or start_segment end
+  if position < p.segment_base then
+    holder = segment
+    if not is_holder(segs, segment, position, p.segment_base) then
+      holder = closed_segment_of(segs, position) or start_segment
+    end
+  end
   if holder ~= segment then return refuse('SEGMENT', int(holder)) end
   if not holds(log, 'hash') then return refuse('FOREIGN', log) end
   if not holds(index, 'zset') then return refuse('FOREIGN', index) end

@@ -1,19 +1,20 @@
 -- list_offsets: where a log begins and ends, and the field with the first record at or after a time.
 -- KEYS: meta tail segs log index times
--- ARGV: topic_id timestamp:int segment:int after:int
+-- ARGV: topic_id timestamp:int segment:int after:int epochs_seen
 -- returns: log_start next (base last bytes)?
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED SEGMENT
 -- flags: no-writes
 -- slot: one partition's
--- cost: O(500 closed segments + field); timestamp -1 asks for the two offsets only. SEGMENT says where to go on: what
--- is before that segment holds no such record, and the caller passes it as `after` too.
+-- cost: O(field), where the caller knows the segments; O(500 closed segments) else; timestamp -1: the two offsets only.
+-- SEGMENT says where to go on: what is before that segment holds no such record, and the caller passes it as `after` too.
+-- Who knows it from segments seen before says under which epochs: the log's end may have been lost since.
 -- @include lib/reply
 -- @include lib/meta
 -- @include lib/log_start
 local SEGMENTS_LOOKED_AT = 500
 
 local m, refusal = read_meta(meta, topic_id, 'next', 'segment', 'segment_base', 'tail_base', 'tail_len', 'deadline',
-  'retention_ms', 'start', 'max_timestamp', 'segment_position')
+  'retention_ms', 'start', 'max_timestamp', 'segment_position', 'epochs')
 if not m then return refusal end
 local now = server_ms()
 local p = {
@@ -28,19 +29,26 @@ if timestamp < 0 or start == p.next then return reply end
 
 -- Each segment knows its own highest timestamp: the first that reaches the time holds the record.
 local holder
+if epochs_seen ~= '' and epochs_seen ~= m[11] then after = 0 end
 local from = math.max(first, after)
-local rank = math.max(1, last_rank(segs, 1, from))
-local found = redis.call('ZRANGE', segs, rank, rank + SEGMENTS_LOOKED_AT - 1)
-for _, member in ipairs(found) do
-  local number = closed_segment(member)
-  local max_timestamp = tonumber(string.match(member, '%-?%d+$'))
-  if number >= from and max_timestamp >= timestamp then
-    holder = number
-    break
+local looked, chunk = 0, 2
+local rank = from < p.segment and (rank_of(segs, from) or math.max(1, last_rank(segs, 1, from)))
+while rank and not holder and chunk > 0 and from < p.segment do
+  local found = redis.call('ZRANGE', segs, rank + looked, rank + looked + chunk - 1)
+  for _, member in ipairs(found) do
+    local number = closed_segment(member)
+    local max_timestamp = tonumber(string.match(member, '%-?%d+$'))
+    if number >= from and max_timestamp >= timestamp then
+      holder = number
+      break
+    end
+    from = math.max(from, number + 1)
   end
-  from = math.max(from, number + 1)
+  if #found < chunk then break end
+  looked = looked + chunk
+  chunk = math.min(2 * chunk, SEGMENTS_LOOKED_AT - looked)
 end
-if not holder and #found == SEGMENTS_LOOKED_AT and from < p.segment then return refuse('SEGMENT', int(from)) end
+if not holder and looked == SEGMENTS_LOOKED_AT and from < p.segment then return refuse('SEGMENT', int(from)) end
 if not holder then
   if tonumber(m[9]) < timestamp then return reply end
   holder = p.segment

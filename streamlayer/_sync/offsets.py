@@ -11,6 +11,7 @@ from streamlayer._core.calls import Fetched, Field, ListedOffsets
 from streamlayer._core.codec import FrameError, decode_frames
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import Refusal, where
+from streamlayer._core.segment_map import SegmentMap
 from streamlayer._types import OffsetAndTimestamp
 from streamlayer.errors import CorruptRecordError, OffsetOutOfRangeError
 
@@ -24,6 +25,7 @@ class Offsets:
 
     def __init__(self, client: Client) -> None:
         self._client = client
+        self._maps: dict[str, tuple[str, SegmentMap]] = {}
 
     def find(self, positions: Sequence[PartitionPosition], timestamp: int, timeout_ms: int = 10_000) -> list[int]:
         """Offsets by Kafka's timestamps: -2 the first, -1 the next, else the first at or after it, or the next."""
@@ -51,16 +53,29 @@ class Offsets:
 
     def _first_at(self, position: PartitionPosition, timestamp: int) -> tuple[OffsetAndTimestamp | None, int]:
         """The first record at or after a time, and where the log ended when it was looked for."""
-        segment, after = position.segment, 0
+        segment, after, epochs = position.segment, 0, ""
+        segments, learnt = self._map_of(position), False
+        if segments is not None:
+            (segment, after), epochs = segments.first_at(timestamp), segments.epochs
         while True:
             call = calls.list_offsets(
-                position.keys, topic_id=position.topic_id, timestamp=timestamp, segment=segment, after=after
+                position.keys,
+                topic_id=position.topic_id,
+                timestamp=timestamp,
+                segment=segment,
+                after=after,
+                epochs=epochs,
             )
             try:
                 listed = self._client.call(call)
             except Refusal as refusal:
-                segment = after = int(refusal.detail)
+                segment, after, epochs = int(refusal.detail), int(refusal.detail), ""
+                if not learnt:
+                    segments, learnt = self.learn(position), True
+                    (segment, after), epochs = segments.first_at(timestamp), segments.epochs
                 continue
+            if segments is not None:
+                segments.trim(listed.log_start)
             if listed.field is None:
                 return None, listed.next
             found = _first_in(position, listed.field, timestamp, listed.log_start)
@@ -68,6 +83,28 @@ class Offsets:
                 return found, listed.next
             # What reached the time first is no longer in the log: look through what is.
             return self._scan(position, timestamp, max(listed.log_start, listed.field.last + 1))
+
+    # --- which segment -----------------------------------------------------------------------------------------------
+
+    def _map_of(self, position: PartitionPosition) -> SegmentMap | None:
+        topic_id, segments = self._maps.get(position.keys.prefix, ("", None))
+        return segments if topic_id == position.topic_id else None
+
+    def name_segment(self, position: PartitionPosition) -> None:
+        """Have the next fetch name the segment that holds the position, if that is known."""
+        segments = self._map_of(position)
+        holder = None if segments is None else segments.holder_of(position.position)
+        if holder is not None:
+            position.segment = holder
+
+    def learn(self, position: PartitionPosition) -> SegmentMap:
+        """List the closed segments of a log that are not known yet, for the look-ups and seeks to come."""
+        segments = self._map_of(position) or SegmentMap()
+        self._maps[position.keys.prefix] = position.topic_id, segments
+        while True:
+            call = calls.list_segments(position.keys, topic_id=position.topic_id, after=segments.last)
+            if segments.add(self._client.call(call)) and segments.complete:
+                return segments
 
     def _scan(
         self, position: PartitionPosition, timestamp: int, start: int

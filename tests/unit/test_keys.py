@@ -9,9 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from redis.crc import key_slot
 
-from streamlayer._core import calls, scripts
+from streamlayer import TopicPartition
+from streamlayer._core import calls, group_calls, scripts
 from streamlayer._core.calls import Call
-from streamlayer._core.keys import PartitionKeys, check_name, partition_keys, registry_channel, registry_key
+from streamlayer._core.group_calls import Commit
+from streamlayer._core.keys import (
+    GroupKeys,
+    PartitionKeys,
+    check_name,
+    group_keys,
+    partition_keys,
+    registry_channel,
+    registry_key,
+)
 from streamlayer.errors import InvalidTopicError
 
 NAME = st.from_regex(r"[a-zA-Z0-9._-]{1,249}", fullmatch=True).filter(lambda name: name not in {".", ".."})
@@ -66,6 +76,18 @@ def every_call(keys: PartitionKeys) -> list[Call[Any]]:
         calls.freeze_partition(keys, topic_id="i", generation=2, partitions=3),
         calls.grow_partition(keys, topic_id="i", generation=2, partitions=3),
         calls.check(keys, topic_id="i", segment=7),
+        calls.list_segments(keys, topic_id="i"),
+    ]
+
+
+def every_group_call(keys: GroupKeys) -> list[Call[Any]]:
+    """One call of each operation on a group."""
+    return [
+        group_calls.heartbeat(keys, member="m", call=1, applied=0, session_ms=1, interval_ms=1, retention_ms=1),
+        group_calls.leave(keys, ["m", "n"], call=2),
+        group_calls.commit(keys, {TopicPartition("t", 0): Commit(5)}, retention_ms=1),
+        group_calls.describe_group(keys),
+        group_calls.delete_group(keys),
     ]
 
 
@@ -119,6 +141,9 @@ def test_all_keys_of_a_script_lie_in_one_slot(namespace: str, topic: str, partit
     for call in every_call(keys):
         slots = {key_slot(key.encode()) for key in call.keys}
         assert slots == {key_slot(f"{topic}:{partition}".encode())}, call.script
+    groups = group_keys(namespace, topic)
+    for call in every_group_call(groups):
+        assert {key_slot(key.encode()) for key in call.keys} == {key_slot(topic.encode())}, call.script
     change = calls.registry(namespace, topic, b"", b"")
     assert len({key_slot(key.encode()) for key in change.keys}) == 1
 
@@ -132,11 +157,18 @@ def test_two_partitions_share_no_key(pair: list[tuple[str, str, int]]) -> None:
 
 def test_calls_name_as_many_keys_and_arguments_as_the_headers() -> None:
     """A call gives its script exactly what the script's header asks for."""
-    called = [*every_call(partition_keys("sl", "orders", 0)), calls.registry("sl", "orders", b"", b"")]
+    called = [
+        *every_call(partition_keys("sl", "orders", 0)),
+        *every_group_call(group_keys("sl", "billing")),
+        calls.registry("sl", "orders", b"", b""),
+    ]
     assert {call.script for call in called} == set(scripts.ALL)
     for call in called:
         assert call.script is not None
-        assert len(call.args) == len(call.script.args), call.script.name
+        if call.script.args and call.script.args[-1].endswith("*"):
+            assert len(call.args) >= len(call.script.args), call.script.name
+        else:
+            assert len(call.args) == len(call.script.args), call.script.name
         if call.script.keys[-1].endswith("*"):
             assert len(call.keys) >= len(call.script.keys) - 1
         else:

@@ -12,6 +12,27 @@ local function last_rank(segs, place, value)
   return high
 end
 
+-- The rank of a closed segment by its number; nil if there is none such. Numbers are nearly dense: a guess finds it.
+local function rank_of(segs, number)
+  local oldest = redis.call('ZRANGE', segs, 1, 1)[1]
+  if not oldest or number < closed_segment(oldest) then return nil end
+  local guess = number - closed_segment(oldest) + 1
+  local found = redis.call('ZRANGE', segs, guess, guess)[1]
+  if found and closed_segment(found) == number then return guess end
+  local rank = last_rank(segs, 1, number)
+  return closed_segment(redis.call('ZRANGE', segs, rank, rank)[1]) == number and rank or nil
+end
+
+-- Whether a closed segment holds an offset, as a client believes.
+local function is_holder(segs, number, offset, open_base)
+  local rank = rank_of(segs, number)
+  if not rank then return false end
+  local two = redis.call('ZRANGE', segs, rank, rank + 1)
+  local _, base = closed_segment(two[1])
+  local behind = two[2] and select(2, closed_segment(two[2])) or open_base
+  return base <= offset and offset < behind
+end
+
 -- The closed segment that holds an offset: its number and position, nil if none does.
 local function closed_segment_of(segs, offset)
   local rank = last_rank(segs, 2, offset)
