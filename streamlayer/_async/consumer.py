@@ -45,6 +45,7 @@ from streamlayer.errors import (
     ConfigurationError,
     IllegalStateError,
     RequestTimedOutError,
+    StreamlayerError,
     UnknownTopicOrPartitionError,
 )
 
@@ -438,8 +439,11 @@ class Consumer(Generic[K, V]):
                 self._ended = True
                 return {}
             self._absorb()
-            if group is not None:
-                await group.follow(self._finished)
+            if group is not None and now >= self._fetcher.retry_at:
+                try:
+                    await group.follow(self._finished)
+                except StreamlayerError as error:
+                    self._fetcher.endure(error)
             await self._fetcher.keep_up(now)
             now = waiting.monotonic_ms()
             if self._fetcher.buffered:
@@ -534,6 +538,8 @@ class Consumer(Generic[K, V]):
             if now - self._turn_at >= TURN_MS:
                 await waiting.give_turn()
                 self._turn_at = now
+                if self._group is not None:
+                    await self._group.commit_due(self._finished)
             record = self._records[self._record]
             self._record += 1
             return record
@@ -556,7 +562,7 @@ class Consumer(Generic[K, V]):
 
     def _interrupted(self) -> bool:
         """Whether the group has to be looked at before the next record of a batch is handed out."""
-        return self._group is not None and self._group.interrupts(waiting.monotonic_ms())
+        return self._group is not None and self._group.interrupts()
 
     def _keep(self, batch: dict[TopicPartition, list[ConsumerRecord[Any, Any]]]) -> None:
         """Records to hand out one at a time."""
@@ -577,7 +583,9 @@ class Consumer(Generic[K, V]):
 
         What is appended meanwhile is not read; the positions are right behind the ends.
         """
-        self._enter()
+        if self._group is not None and not self._assignment.by_hand:
+            await self.wait_for_assignment()
+        self._enter_polling()
         try:
             self._check_wanted()
             self._drop_record_buffer()
@@ -596,7 +604,7 @@ class Consumer(Generic[K, V]):
                 yield record
             if self._closed or not self._assignment.behind(ends):
                 return
-            self._enter()
+            self._enter_polling()
             try:
                 self._keep(await self._poll(1000, self._options.max_poll_records, ends))
             finally:

@@ -91,12 +91,19 @@ class Fetcher:
             looked = await self._assignment.keep_up(now)
             if self.due(now):
                 await self._fetch(now)
-            elif looked and not self._assignment.positions:
+            elif (looked or self._assignment.in_group) and not self._assignment.positions:
                 self._out_of_trouble()  # no fetch will say so
         except StreamlayerError as error:
-            if not error.retriable or not self._client.reached:
-                raise
-            self._in_trouble(error)
+            self.endure(error)
+
+    def endure(self, error: StreamlayerError) -> None:
+        """Note trouble with the server, and try again later.
+
+        :raises StreamlayerError: what trying again cannot mend.
+        """
+        if not error.retriable or not self._client.reached:
+            raise error
+        self._in_trouble(error)
 
     def _in_trouble(self, error: StreamlayerError) -> None:
         if self._trouble is None:

@@ -60,6 +60,7 @@ class Group:
         self._commit_number = 0
         self._commit_at = 0
         self._stored: dict[TopicPartition, int] = {}
+        self._decided: dict[TopicPartition, Commit] = {}
         self._session: GroupSession | None = None
         self.listener = ConsumerRebalanceListener()
 
@@ -134,17 +135,13 @@ class Group:
         if self._session is not None:
             self._session.polled_at = waiting.boottime_ms()
 
-    def interrupts(self, now: int) -> bool:
-        """Whether something is to be done before the next record of a batch: follow the group, or commit."""
-        self.polled()
-        if self._view is NO_VIEW:
+    def interrupts(self) -> bool:
+        """Whether the group is to be followed before the next record of a batch is handed out."""
+        session = self._session
+        if session is None or self._view is NO_VIEW:
             return False
-        return (
-            self._view is not self.session.view
-            or self._session is None
-            or self._session.lapsed()
-            or (self._options.enable_auto_commit and now >= self._commit_at)
-        )
+        session.polled_at = waiting.boottime_ms()
+        return self._view is not session.view or session.lapsed()
 
     async def close(self) -> None:
         """Tell the listener that it is over, and leave."""
@@ -178,6 +175,7 @@ class Group:
             failure = session.failure
             await self._follow_loss(session.view)
             raise failure
+        await self._store_decided()
         while self._view is not session.view or self._assignment.unsettled:
             view = session.view
             await self._follow_loss(view)
@@ -217,27 +215,39 @@ class Group:
     async def _take_up(self, view: View) -> None:
         wanted = view.owned - view.revoking
         begun = await self._assignment.begin(sorted(wanted), view.first, self.resume)
-        decided = {position.tp: self._commit_of(position, position.position) for position in begun}
-        if decided:
-            await self._store(decided)  # where a group starts is decided once
+        self._decided |= {position.tp: self._commit_of(position, position.position) for position in begun}
+        await self._store_decided()
         new = frozenset(self._assignment.positions) & wanted - self._told
         if new:
             self._told |= new
             with self._telling():
                 await self.listener.on_partitions_assigned(new)
 
+    async def _store_decided(self) -> None:
+        """Commit where reading began for want of an offset: where a group starts is decided once."""
+        decided = {tp: commit for tp, commit in self._decided.items() if tp in self._assignment.positions}
+        try:
+            if decided:
+                await self._store(decided, 0)
+        except CommitFailedError as error:
+            logger.debug("%s", error)  # they are another member's already, and begin there
+        self._decided.clear()
+
     # --- offsets -----------------------------------------------------------------------------------------------------
 
-    async def read(self, tps: Sequence[TopicPartition]) -> list[Committed | None]:
-        """What is stored of partitions, in the order asked for."""
+    async def read(self, tps: Sequence[TopicPartition], timeout_ms: int = 10_000) -> list[Committed | None]:
+        """What is stored of partitions, in the order asked for.
+
+        :param timeout_ms: how long to try while the server is away.
+        """
         parts = [tps[i : i + COMMITTED_AT_ONCE] for i in range(0, len(tps), COMMITTED_AT_ONCE)]
-        found = await self._client.call_all([group_calls.read_offsets(self._keys, part) for part in parts])
+        found = await self._client.call_all([group_calls.read_offsets(self._keys, part) for part in parts], timeout_ms)
         return [committed for part in found for committed in part]
 
     async def resume(self, positions: Sequence[PartitionPosition]) -> list[PartitionPosition]:
         """Have positions go on where the group is; the rest of them is returned: of these it has stored nothing."""
         fresh: list[PartitionPosition] = []
-        stored = await self.read([position.tp for position in positions])
+        stored = await self.read([position.tp for position in positions], 0)
         for position, committed in zip(positions, stored, strict=True):
             if committed is None or committed.topic_id not in {"", position.topic_id}:
                 fresh.append(position)
@@ -268,10 +278,13 @@ class Group:
         now = waiting.monotonic_ms()
         if self._options.enable_auto_commit and now >= self._commit_at:
             self._commit_at = now + self._options.auto_commit_interval_ms
-            await self.commit_quietly(finished())
+            await self.commit_quietly(finished(), 0)
 
-    async def commit_quietly(self, done: Mapping[TopicPartition, int]) -> None:
-        """Commit; what fails is told in the log only: it will be read again."""
+    async def commit_quietly(self, done: Mapping[TopicPartition, int], timeout_ms: int = 5000) -> None:
+        """Commit; what fails is told in the log only: it will be read again.
+
+        :param timeout_ms: how long to try while the server is away.
+        """
         positions = self._assignment.positions
         wanted = {
             tp: self._commit_of(positions[tp], offset)
@@ -280,11 +293,11 @@ class Group:
         }
         try:
             if wanted:
-                await self._store(wanted)
+                await self._store(wanted, timeout_ms)
         except StreamlayerError as error:
             logger.warning("group %s: not committed: %s", self._options.group_id, error)
 
-    async def _store(self, commits: Mapping[TopicPartition, Commit]) -> None:
+    async def _store(self, commits: Mapping[TopicPartition, Commit], timeout_ms: int = 10_000) -> None:
         items = list(commits.items())
         for start in range(0, len(items), COMMITTED_AT_ONCE):
             part = dict(items[start : start + COMMITTED_AT_ONCE])
@@ -298,7 +311,7 @@ class Group:
                 call=self._commit_number,
             )
             try:
-                await self._client.call(call)
+                await self._client.call(call, timeout_ms)
             except Refusal as refusal:
                 raise CommitFailedError(
                     f"group {self._options.group_id}: the commit was refused, nothing was stored "

@@ -158,9 +158,14 @@ class GroupSession:
                 wait = backoff_ms(attempt, random.random())
                 attempt += 1
                 self._in_trouble(error)
+            except Exception as error:
+                self.failure = StreamlayerError(f"group {self._options.group_id}: the heartbeat died: {error!r}")
+                self._notify()  # poll() raises it: nobody else would ever tell
+                raise
             if wait > 0:
+                rested_at = waiting.boottime_ms()
                 await self._news.wait(wait)
-                late = waiting.boottime_ms() - now - wait
+                late = waiting.boottime_ms() - rested_at - wait
                 if late > self._options.heartbeat_interval_ms:
                     logger.warning(
                         "group %s: a heartbeat came %d ms late: something blocks the event loop or holds the GIL",
@@ -172,7 +177,7 @@ class GroupSession:
         """How long there is nothing to do."""
         member = self._member
         if member is None:
-            return LOOK_AGAIN_MS
+            return LOOK_AGAIN_MS if self._at_rest() else 0
         polled_at = now if self._in_poll() else self.polled_at
         until = min(member.due_at, polled_at + self._options.max_poll_interval_ms + 1)
         if self._missing or (self._subscription and self._subscription[1]):
@@ -190,9 +195,10 @@ class GroupSession:
             self._notify()
 
     async def _step(self, now: int) -> None:
-        if self._subscription is None or self.left_at_poll_timeout or self._fenced_for_good():
+        if self._at_rest():
             await self._leave()
             return
+        assert self._subscription is not None
         if not self._in_poll() and now - self.polled_at > self._options.max_poll_interval_ms:
             self.left_at_poll_timeout = True
             logger.warning(
@@ -212,8 +218,10 @@ class GroupSession:
         if now >= member.due_at:
             await self._heartbeat(member)
 
-    def _fenced_for_good(self) -> bool:
-        return isinstance(self.failure, FencedInstanceIdError)
+    def _at_rest(self) -> bool:
+        """Whether it is to be no member now."""
+        fenced = isinstance(self.failure, FencedInstanceIdError)
+        return self._subscription is None or self.left_at_poll_timeout or fenced
 
     def _new_member(self) -> Membership:
         options = self._options

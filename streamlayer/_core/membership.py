@@ -86,6 +86,7 @@ class Membership:
         self._news = True
         self._letting_go: frozenset[TopicPartition] = frozenset()
         self._in_call: frozenset[TopicPartition] = frozenset()
+        self._heard: list[str] = []
 
     # --- what there is to say ----------------------------------------------------------------------------------------
 
@@ -105,6 +106,8 @@ class Membership:
 
     def hear(self, text: str, now: int) -> None:
         """Something was told to the group: ``epoch N``, ``free``, or nothing (it may have been missed)."""
+        if self._call is not None:
+            self._heard.append(text)  # the answer under way may be older than this
         word, _, epoch = text.partition(" ")
         if (
             (word == "epoch" and int(epoch) <= self.view.epoch and self.view.whole)
@@ -118,6 +121,7 @@ class Membership:
         if self._call is None:
             self._number += 1
             self._in_call = self._letting_go
+            self._heard.clear()
             self._sent_at = now
             self._call = heartbeat(
                 self._keys,
@@ -173,10 +177,12 @@ class Membership:
         elif reply.earliest_ms >= 0:
             wait = min(wait, reply.earliest_ms + dice * SPREAD_MS)
         self.due_at = now + int(wait)
-        if view == self.view:
-            return False
-        self.view = view
-        return True
+        changed = view != self.view
+        if changed:
+            self.view = view
+        for text in self._heard:
+            self.hear(text, now)
+        return changed
 
     def ended(self) -> None:
         """It is a member no more: nothing is its own."""

@@ -207,7 +207,7 @@ class Assignment:
         missing = [tp for tp in tps if tp not in self.positions]
         fresh: list[PartitionPosition] = []
         if missing:
-            ready = {name: entry for name, entry in (self._client.topics()).items() if entry.state in USABLE}
+            ready = {name: entry for name, entry in (self._client.topics(0)).items() if entry.state in USABLE}
             there = [tp for tp in missing if tp.topic in ready and tp.partition < ready[tp.topic].partitions]
             new = [self._position(tp, ready[tp.topic]) for tp in there]
             fresh = resume(new)
@@ -215,7 +215,7 @@ class Assignment:
             others = [p for p in fresh if p not in late]
             policy = LATEST if self._reset == "latest" else EARLIEST
             for some, timestamp in ((late, EARLIEST), (others, policy)):
-                for position, offset in zip(some, self._offsets.find(some, timestamp), strict=True):
+                for position, offset in zip(some, self._offsets.find(some, timestamp, 0), strict=True):
                     position.seek(offset)
             for position in new:
                 position.paused = position.tp in self._pauses

@@ -253,6 +253,8 @@ def _place_of(call: Call[Any]) -> tuple[str, int | None]:
     """The topic and partition that a call is about, read from its first key's hash tag."""
     _, brace, rest = call.keys[0].partition("{")
     topic, _, partition = rest.partition("}")[0].rpartition(":")
+    if brace and not partition.isdigit():
+        return f"group {partition}", None
     return (topic, int(partition)) if brace else ("", None)
 
 
