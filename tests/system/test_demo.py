@@ -56,17 +56,19 @@ def environment(*folders: Path, **more: str) -> dict[str, str]:
 
 
 def test_the_demo(tmp_path: Path) -> None:
-    """20,000 lines go through a server that is killed; both proofs hold, the table is there, nothing stays behind."""
+    """20,000 lines go through a server and a worker that are killed; the proofs hold, nothing stays behind."""
     done = subprocess.run(
         COMMAND, check=False, capture_output=True, text=True, env=environment(TMPDIR=str(tmp_path)), timeout=60
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert "The server was killed (SIGKILL)" in done.stdout
-    assert done.stdout.count("proven  ") == 2
+    assert "worker 1 was killed (SIGKILL) too; worker 5 joins the group." in done.stdout
+    assert done.stdout.count("proven  ") == 3
     assert "FAILED" not in done.stdout
     assert re.search(r"^in +[\d,]+ +records/s", done.stdout, re.MULTILINE)
     assert re.search(r"^stored +\d\.\d\d +bytes per byte sent", done.stdout, re.MULTILINE)
     assert re.search(r"^stored twice +0 ", done.stdout, re.MULTILINE)
+    assert re.search(r"^stood still +\d+\.\d\d s ", done.stdout, re.MULTILINE)
     assert "What to type next" in done.stdout
     assert list(tmp_path.iterdir()) == []
 

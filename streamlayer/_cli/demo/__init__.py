@@ -1,10 +1,12 @@
-"""``streamlayer demo``: half a million real records through a server that is killed on the way, and the proof.
+"""``streamlayer demo``: half a million real records through a server and a worker that are killed, and the proof.
 
 `story.py` says what happens; this file is the command.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated
 
 import typer
@@ -27,7 +29,7 @@ MOST_LINES = 500_000
 def demo(
     lines: Annotated[int, typer.Option(min=1, metavar="N", hidden=True, help="Send at most N lines.")] = MOST_LINES,
 ) -> None:
-    """See it work: half a million records through a server that is killed on the way, and the proof that none is lost.
+    """See it work: half a million records through a server and a worker that are killed, and proof that none is lost.
 
     The records are the lines of the Python files of the standard library. It takes less than a minute, needs no
     server, and leaves nothing behind. Exit status 1 if anything was lost, stored twice or out of order.
@@ -39,8 +41,11 @@ def demo(
     with Screen() as screen:
         screen.step(f"{corpus.lines_of(files):,} lines of {len(files):,} files in {root}", "bold")
         with Server() as server, Crew() as crew:
-            screen.step("2 producers write them to a topic of 4 partitions, 2 consumers read them meanwhile.")
-            proven = Story(screen, server, crew, Job(server.url, TOPIC, root), files).run()
+            screen.step(
+                "2 producers write them to a topic of 8 partitions; a group of 4 processes reads them meanwhile."
+            )
+            with TemporaryDirectory(prefix="streamlayer-demo-") as diaries:
+                proven = Story(screen, server, crew, Job(server.url, TOPIC, root), files, Path(diaries)).run()
     if not proven:
         raise typer.Exit(1)
     screen.next_steps()

@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from streamlayer import StreamlayerError
-from streamlayer._cli.demo.workers import Failed, Progress, Said, work
+from streamlayer._cli.demo.workers import Failed, Read, Ready, Said, Written, work
 
 
 class Worker:
@@ -21,6 +21,12 @@ class Worker:
         self.name = name
         self.process = process
         self.pipe = pipe
+        self.killed = False
+
+    def kill(self) -> None:
+        """End it at once, whatever it is doing."""
+        self.killed = True
+        self.process.kill()
 
     def tell(self, word: object) -> None:
         """Say something; a worker that has ended is found when it is listened to."""
@@ -64,26 +70,46 @@ class Crew:
         self.workers.append(worker)
         return worker
 
-    def listen(self, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Said]]:
-        """What these workers say, as they say it, until each has said its last word.
+    def wait_until_ready(self) -> None:
+        """Until each worker says that it is.
 
-        :raises WorkerFailedError: one cannot go on, or has ended without a last word.
+        :raises WorkerFailedError: one cannot go on.
         """
-        open_pipes = {id(worker.pipe): worker for worker in workers}
-        while open_pipes:
-            for pipe in wait([worker.pipe for worker in open_pipes.values()]):
-                worker = open_pipes[id(pipe)]
-                try:
-                    said: Said = worker.pipe.recv()
-                except EOFError:
-                    worker.process.join()
-                    code = worker.process.exitcode
-                    raise WorkerFailedError(f"the {worker.name} ended with status {code}") from None
-                if isinstance(said, Failed):
-                    raise WorkerFailedError(f"the {worker.name} failed: {said.reason}")
-                if not isinstance(said, Progress):
-                    del open_pipes[id(pipe)]
-                yield worker, said
+        unready = list(self.workers)
+        while unready:
+            for worker, said in self._said(unready):
+                if isinstance(said, Ready):
+                    unready.remove(worker)
+
+    def listen(self) -> Iterator[tuple[Worker, Said]]:
+        """What the workers say, as they say it, until each has said its last word; who is started meanwhile counts.
+
+        :raises WorkerFailedError: one cannot go on, or has ended without a last word and was not killed.
+        """
+        done: list[Worker] = []
+        while talking := [worker for worker in self.workers if worker not in done]:
+            for worker, said in self._said(talking):
+                if said is None or isinstance(said, Written | Read):
+                    done.append(worker)
+                if said is not None:
+                    yield worker, said
+
+    def _said(self, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Said | None]]:
+        """One word of each that has said something; ``None`` of one that was killed."""
+        for pipe in wait([worker.pipe for worker in workers]):
+            worker = next(worker for worker in workers if worker.pipe is pipe)
+            try:
+                said: Said = worker.pipe.recv()
+            except (EOFError, ConnectionResetError):
+                worker.process.join()
+                if worker.killed:
+                    yield worker, None
+                    continue
+                code = worker.process.exitcode
+                raise WorkerFailedError(f"the {worker.name} ended with status {code}") from None
+            if isinstance(said, Failed):
+                raise WorkerFailedError(f"the {worker.name} failed: {said.reason}")
+            yield worker, said
 
 
 @contextmanager

@@ -25,6 +25,8 @@ class Figures:
     :ivar read_s: seconds from the first record read to the last.
     :ivar sent_bytes: of keys and values.
     :ivar stored_bytes: of the batches in the log.
+    :ivar still_s: seconds for which nobody processed the partitions of the member that was killed.
+    :ivar repeated: records that were processed again, since it had not committed them.
     """
 
     files: int
@@ -36,6 +38,8 @@ class Figures:
     down_s: float
     sent_again: int
     stored_twice: int
+    still_s: float
+    repeated: int
 
 
 class Screen:
@@ -108,11 +112,17 @@ class Screen:
         rows = [
             ("records", f"{figures.records:,}", f"lines of {figures.files:,} files, {size} with their keys"),
             ("in", f"{figures.records / figures.written_s:,.0f}", "records/s from 2 producers, the outage included"),
-            ("out", f"{figures.records / figures.read_s:,.0f}", "records/s to 2 consumers, at the same time"),
+            (
+                "out",
+                f"{figures.records / figures.read_s:,.0f}",
+                "records/s to the group, the wait for a session included",
+            ),
             ("stored", f"{figures.stored_bytes / figures.sent_bytes:.2f}", "bytes per byte sent"),
             ("server away", f"{figures.down_s:.1f} s", "killed, and started again with its append-only file"),
             ("sent again", f"{figures.sent_again:,}", "batches whose answer the crash took along"),
             ("stored twice", f"{figures.stored_twice:,}", "records"),
+            ("stood still", f"{figures.still_s:.2f} s", "the killed worker's partitions; its session is 1 s"),
+            ("done twice", f"{figures.repeated:,}", "lines that it had done and not committed"),
         ]
         for row in rows:
             table.add_row(*row)

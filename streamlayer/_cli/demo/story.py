@@ -1,4 +1,4 @@
-"""What happens in the demo, in order: write and read at once, kill the server, start it again, prove, replay."""
+"""What happens in the demo, in order: write and read at once, kill the server and a worker, prove, replay."""
 
 from __future__ import annotations
 
@@ -6,28 +6,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 import redis
 
 from streamlayer import Admin, Consumer, NewTopic, TopicPartition
 from streamlayer._cli.demo.corpus import SourceFile, lines_of, read_lines, share
 from streamlayer._cli.demo.crew import Crew, Worker, WorkerFailedError
-from streamlayer._cli.demo.proof import Verdict, compare, judge
+from streamlayer._cli.demo.diary import Done, put_together, read_diary, stood_still
+from streamlayer._cli.demo.proof import Reading, Verdict, compare, judge
 from streamlayer._cli.demo.screen import Figures, Screen
-from streamlayer._cli.demo.workers import (
-    Job,
-    Middle,
-    Progress,
-    Read,
-    Written,
-    read_partitions,
-    write_files,
-)
+from streamlayer._cli.demo.workers import GROUP, Job, Progress, Read, Ready, Written, process_lines, write_files
 from streamlayer.embedded import Server
 
-PARTITIONS = 4
+PARTITIONS = 8
 PRODUCERS = 2
-CONSUMERS = 2
+WORKERS = 4
+VICTIM = "worker 1"
 KILL_AT = 0.4  # of all lines, as the producers count them
 HOLD_AT = 0.6  # of a producer's lines: the rest is sent when the server has been killed, so that it is in mid-stream
 
@@ -39,15 +34,20 @@ class Outcome:
     written: list[Written]
     read: list[Read]
     down_s: float
+    killed_at: float
 
 
 class Story:
     """One run of the demo.
 
     :param files: what to send, all under ``job.root``.
+    :param diaries: a folder for what the workers write down.
     """
 
-    def __init__(self, screen: Screen, server: Server, crew: Crew, job: Job, files: Sequence[SourceFile]) -> None:
+    def __init__(
+        self, screen: Screen, server: Server, crew: Crew, job: Job, files: Sequence[SourceFile], diaries: Path
+    ) -> None:
+        self._diaries = diaries
         self._screen = screen
         self._server = server
         self._crew = crew
@@ -62,80 +62,117 @@ class Story:
         self._write_through(self._server)
         with Admin(url=self._job.url) as admin:
             admin.create_topics([NewTopic(self._job.topic, PARTITIONS)])
-        producers, consumers = self._start()
-        outcome = self._flow(producers, consumers)
+        outcome = self._flow(self._start())
         with Admin(url=self._job.url) as admin:
             (topic,) = admin.describe_topics([self._job.topic]).values()
         log_length = sum(partition.log_end for partition in topic.partitions)
-        verdict = judge(self._files, [read.reading for read in outcome.read], log_length)
-        holds = self._tell(verdict)
-        holds &= self._replay([read.middle for read in outcome.read if read.middle is not None])
+        diaries = {path.name: read_diary(path) for path in self._diaries.iterdir()}
+        done = put_together(diaries.values())
+        verdict = judge(self._files, [self._reading(done)], log_length)
+        holds = self._tell(verdict, done)
+        holds &= self._replay(done)
         self._screen.table(
             Figures(
                 files=len(self._files),
                 records=self._lines,
                 written_s=max(w.ended for w in outcome.written) - min(w.begun for w in outcome.written),
-                read_s=max(r.ended for r in outcome.read) - min(r.begun for r in outcome.read),
+                read_s=max(r.ended for r in outcome.read) - min(r.begun for r in outcome.read if r.begun),
                 sent_bytes=sum(w.size for w in outcome.written),
                 stored_bytes=sum(partition.bytes for partition in topic.partitions),
                 down_s=outcome.down_s,
                 sent_again=sum(w.sent_again for w in outcome.written),
-                stored_twice=verdict.extra,
+                stored_twice=max(0, log_length - self._lines),
+                still_s=stood_still(diaries, VICTIM, outcome.killed_at),
+                repeated=done.repeated,
             )
         )
         return holds
 
-    def _start(self) -> tuple[list[Worker], list[Worker]]:
+    def _start(self) -> list[Worker]:
+        """The producers, once all are ready."""
         shares = share(self._files, PRODUCERS)
         producers = [
             self._crew.start(f"producer {number}", write_files, self._job, files, int(HOLD_AT * lines_of(files)))
             for number, files in enumerate(shares, 1)
         ]
-        consumers = [
-            self._crew.start(
-                f"consumer {number}",
-                read_partitions,
-                self._job,
-                self._places[number - 1 :: CONSUMERS],
-                self._longest.key,
-            )
-            for number in range(1, CONSUMERS + 1)
-        ]
-        for _ in self._crew.listen(self._crew.workers):  # each says Ready
-            pass
+        for number in range(1, WORKERS + 1):
+            self._start_worker(number)
+        self._crew.wait_until_ready()
         for worker, files in zip(producers, shares, strict=True):
             self._screen.bar(worker.name, lines_of(files))
-        for worker in consumers:
-            self._screen.bar(worker.name, None)
         for worker in self._crew.workers:
+            if worker not in producers:
+                self._screen.bar(worker.name, None)
+        for worker in producers:
             worker.tell("go")
-        return producers, consumers
+        return producers
 
-    def _flow(self, producers: Sequence[Worker], consumers: Sequence[Worker]) -> Outcome:
-        """Until everything is written and read; in the middle of it, kill the server."""
-        outcome = Outcome([], [], 0.0)
+    def _start_worker(self, number: int) -> Worker:
+        name = f"worker {number}"
+        return self._crew.start(name, process_lines, self._job, self._diaries / name)
+
+    def _flow(self, producers: Sequence[Worker]) -> Outcome:
+        """Until everything is written and processed; in the middle of it, kill the server, and then a worker."""
+        outcome = Outcome([], [], 0.0, 0.0)
         sent = dict.fromkeys((worker.name for worker in producers), 0)
-        for worker, said in self._crew.listen([*producers, *consumers]):
+        ends: dict[TopicPartition, int] = {}
+        over = busy = False
+        done = 0
+        for worker, said in self._crew.listen():
             match said:
                 case Progress(records):
                     self._screen.progress(worker.name, records)
                     if worker.name in sent:
                         sent[worker.name] = records
+                    elif worker.name == VICTIM:
+                        busy = records > done > 0
+                        done = records
                 case Written():
                     outcome.written.append(said)
                     self._screen.progress(worker.name, said.records)
                     if len(outcome.written) == len(producers):
-                        self._announce_ends(consumers)
-                case Read(reading):
+                        with Consumer(url=self._job.url) as consumer:
+                            ends = consumer.end_offsets(self._places)
+                case Read(records):
                     outcome.read.append(said)
-                    self._screen.progress(worker.name, sum(reading.lines.values()))
+                    self._screen.progress(worker.name, records)
+                case Ready():
+                    pass  # the one that was added
                 case _:
                     raise WorkerFailedError(f"the {worker.name} said {said!r} out of turn")
             if not outcome.down_s and sum(sent.values()) >= KILL_AT * self._lines:
                 outcome.down_s = self._crash(sum(sent.values()))
+                busy = False
                 for producer in producers:
                     producer.tell("go on")
+            if not outcome.killed_at and outcome.down_s and (busy or ends):
+                outcome.killed_at = self._replace_a_worker()
+            if ends and not over and self._committed() == ends:
+                over = True
+                for each in self._crew.workers:
+                    each.tell("it is over")
         return outcome
+
+    def _committed(self) -> dict[TopicPartition, int | None]:
+        """How far the group is."""
+        with Consumer(url=self._job.url, group_id=GROUP) as consumer:
+            return {place: consumer.committed(place) for place in self._places}
+
+    def _replace_a_worker(self) -> float:
+        """Kill one worker of the group, and add another; when that was."""
+        victim = next(worker for worker in self._crew.workers if worker.name == VICTIM)
+        killed_at = time.monotonic()
+        victim.kill()
+        newcomer = self._start_worker(WORKERS + 1)
+        self._screen.bar(newcomer.name, None)
+        self._screen.step(f"  {VICTIM} was killed (SIGKILL) too; {newcomer.name} joins the group.", "yellow")
+        return killed_at
+
+    def _reading(self, done: Done) -> Reading:
+        """Hold what was done against the disk."""
+        found = (compare(key, read_lines(self._job.root, key), came) for key, came in done.lines.items())
+        faults = [fault for fault in found if fault is not None]
+        return Reading({key: len(came) for key, came in done.lines.items()}, faults, done.jumps)
 
     def _crash(self, sent: int) -> float:
         """Kill the server and start it again; the seconds that it was away."""
@@ -148,43 +185,42 @@ class Story:
         self._screen.step(f"  … and started again: it was away for {took:.1f} s.", "yellow")
         return took
 
-    def _announce_ends(self, consumers: Sequence[Worker]) -> None:
-        """Everything is acknowledged: the consumers are told how far they have to read."""
-        with Consumer(url=self._job.url) as consumer:
-            ends = consumer.end_offsets(self._places)
-        for number, worker in enumerate(consumers):
-            mine = {place: ends[place] for place in self._places[number::CONSUMERS]}
-            self._screen.total(worker.name, sum(mine.values()))
-            worker.tell(mine)
-
-    def _tell(self, verdict: Verdict) -> bool:
-        if verdict.faults:
-            self._screen.faults("the lines did not come back as they were sent", verdict.faults)
+    def _tell(self, verdict: Verdict, done: Done) -> bool:
+        parted = [
+            f"{key.decode(errors='backslashreplace')}: came from two partitions"
+            for key, places in done.places.items()
+            if len(places) > 1
+        ]
+        faults = (*verdict.faults, *parted, *done.faults)
+        if faults:
+            self._screen.faults("the lines did not come back as they were sent", faults)
             return False
         self._screen.proof(
-            f"{verdict.lines:,} lines came back: complete, in order, once; put together they are the "
+            f"{verdict.lines:,} lines were processed: complete, in order; put together they are the "
             f"{verdict.files:,} files, byte for byte"
+        )
+        self._screen.proof(
+            f"{done.repeated:,} of them twice: what {VICTIM} had done and not committed, and nothing else"
         )
         return True
 
-    def _replay(self, middles: Sequence[Middle]) -> bool:
+    def _replay(self, done: Done) -> bool:
         """Read the longest file again, from the time of its middle line on."""
-        name = self._longest.key.decode(errors="backslashreplace")
-        if len(middles) != 1:
-            self._screen.faults(f"{name} cannot be replayed", (f"it was found in {len(middles)} partitions",))
+        key, name = self._longest.key, self._longest.key.decode(errors="backslashreplace")
+        times, places = done.times.get(key, []), done.places.get(key, set())
+        if len(places) != 1:
+            self._screen.faults(f"{name} cannot be replayed", (f"it was found in {len(places)} partitions",))
             return False
-        (middle,) = middles
+        middle = times[len(times) // 2]
+        first = next(i for i, each in enumerate(times) if each >= middle)
         with Consumer(url=self._job.url) as consumer:
-            consumer.assign([middle.partition])
-            consumer.seek_to_time(middle.timestamp)
+            consumer.assign([TopicPartition(self._job.topic, *places)])
+            consumer.seek_to_time(middle)
             came = [
-                record.value
-                for record in consumer.read_to_end()
-                if record.key == self._longest.key and record.timestamp >= middle.timestamp
+                record.value for record in consumer.read_to_end() if record.key == key and record.timestamp >= middle
             ]
-        expected = read_lines(self._job.root, self._longest.key)[middle.place :]
-        fault = compare(self._longest.key, expected, came)
-        when = datetime.fromtimestamp(middle.timestamp / 1000, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
+        fault = compare(key, read_lines(self._job.root, key)[first:], came)
+        when = datetime.fromtimestamp(middle / 1000, UTC).astimezone().strftime("%H:%M:%S.%f")[:-3]
         if fault is not None or not came:
             self._screen.faults(f"{name} was not replayed as it is", (str(fault or "nothing came"),))
             return False

@@ -1,4 +1,4 @@
-"""The demo's processes: two write, two read, each in an interpreter of its own; `crew.py` starts and ends them.
+"""The demo's processes: two write, a group reads, each in an interpreter of its own; `crew.py` starts and ends them.
 
 A worker says how it is getting on through its pipe: ``Ready``, ``Progress`` now and then, and at the end ``Written``
 or ``Read`` or ``Failed``. The end of the pipe is the end of the worker: nobody outlives the demo.
@@ -10,18 +10,31 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from streamlayer import Consumer, ConsumerRecord, Producer, StreamlayerError, TopicPartition
-from streamlayer._cli.demo.corpus import SourceFile, by_turns, read_lines
-from streamlayer._cli.demo.proof import Reading, compare
+from streamlayer import (
+    CommitFailedError,
+    Consumer,
+    ConsumerRebalanceListener,
+    ConsumerRecord,
+    Producer,
+    StreamlayerError,
+    TopicPartition,
+)
+from streamlayer._cli.demo.corpus import SourceFile, by_turns
+from streamlayer._cli.demo.diary import Diary
 
 _REPORT_S = 0.1
 _REPORTS = 50  # of a producer, over all its lines
-_POLL_MS = 200
+_POLL_MS = 100
+_AT_ONCE = 2000  # records a poll
+_COMMIT_S = 0.2
+GROUP = "demo"
+SESSION_MS = 1000  # short, so that who watches sees a killed member's partitions go on
 _BUFFER = 1 << 20  # bytes a producer holds back: small, so that what it says is sent is nearly all stored
 _DELIVERY_TIMEOUT_MS = 30_000
 
@@ -71,31 +84,15 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Middle:
-    """Where the file to be replayed has its middle.
-
-    :ivar partition: where it lies.
-    :ivar timestamp: the time of its middle line.
-    :ivar place: the index of its first line of that time.
-    """
-
-    partition: TopicPartition
-    timestamp: int
-    place: int
-
-
-@dataclass(frozen=True)
 class Read:
-    """A consumer has read to the end.
+    """A member of the group has ended.
 
-    :ivar reading: what came.
-    :ivar middle: of the file to be replayed, if it came here.
+    :ivar records: how many it processed.
     :ivar begun: when its first record came.
     :ivar ended: when its last one came.
     """
 
-    reading: Reading
-    middle: Middle | None
+    records: int
     begun: float
     ended: float
 
@@ -151,75 +148,77 @@ def write_files(pipe: Connection, job: Job, files: Sequence[SourceFile], hold_at
         return Written(records, size, producer.metrics().batches_resent, begun, time.monotonic())
 
 
-class Collection:
-    """The lines one consumer got, by file, in the order in which they came."""
+class _Member(ConsumerRebalanceListener):
+    """What a worker has done and not committed yet; it commits before a partition goes to another."""
 
-    def __init__(self, replayed: bytes) -> None:
-        self.lines: dict[bytes, list[bytes]] = {}
-        self.jumps = 0
+    def __init__(self, diary: Diary) -> None:
+        self.consumer: Consumer | None = None
+        self._diary = diary
+        self._done: dict[TopicPartition, int] = {}
+        self._committed_at = 0.0
         self.records = 0
-        self.next: dict[TopicPartition, int] = {}
-        self._replayed = replayed
-        self._times: list[int] = []
-        self._partition: TopicPartition | None = None
 
-    def add(self, partition: TopicPartition, records: Sequence[ConsumerRecord[bytes, bytes]]) -> None:
-        """Take in what a poll gave of one partition."""
-        expected = self.next.get(partition, 0)
-        for record in records:
-            if record.offset != expected:
-                self.jumps += 1
-            expected = record.offset + 1
-            key = record.key or b""
-            known = self.lines.get(key)
-            if known is None:
-                known = self.lines[key] = []
-            known.append(record.value)
-            if key == self._replayed:
-                self._times.append(record.timestamp)
-                self._partition = partition
-        self.next[partition] = expected
-        self.records += len(records)
+    def process(self, at: float, batch: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]) -> None:
+        """Do what there is to do: write it down."""
+        for partition, taken in batch.items():
+            self._diary.processed(at, partition.partition, taken)
+            self._done[partition] = taken[-1].offset + 1
+            self.records += len(taken)
+        self._diary.flush()
+        if at - self._committed_at >= _COMMIT_S:
+            self._committed_at = at
+            self._commit(set(self._done))
 
-    def reaches(self, ends: dict[TopicPartition, int]) -> bool:
-        """Whether everything before these offsets has come."""
-        return all(self.next.get(partition, 0) >= end for partition, end in ends.items())
+    def on_partitions_revoked(self, revoked: AbstractSet[TopicPartition]) -> None:
+        """Others go on behind what is done."""
+        self._commit(revoked & self._done.keys())
 
-    def middle(self) -> Middle | None:
-        """The middle of the file to be replayed; ``None`` if it did not come here."""
-        if self._partition is None:
-            return None
-        timestamp = self._times[len(self._times) // 2]
-        place = next(i for i, each in enumerate(self._times) if each >= timestamp)
-        return Middle(self._partition, timestamp, place)
+    def on_partitions_lost(self, lost: AbstractSet[TopicPartition]) -> None:
+        """Others do again what was not committed."""
+        for partition in lost:
+            self._done.pop(partition, None)
 
-    def reading(self, root: Path) -> Reading:
-        """Hold what came against the disk."""
-        found = (compare(key, read_lines(root, key), came) for key, came in self.lines.items())
-        faults = [fault for fault in found if fault is not None]
-        return Reading({key: len(came) for key, came in self.lines.items()}, faults, self.jumps)
+    def _commit(self, partitions: AbstractSet[TopicPartition]) -> None:
+        offsets = {partition: self._done.pop(partition) for partition in partitions}
+        if not offsets or self.consumer is None:
+            return
+        try:
+            self.consumer.commit(offsets)
+        except CommitFailedError:
+            return  # they are another's by now
+        self._diary.committed(time.monotonic(), {partition.partition: at for partition, at in offsets.items()})
+        self._diary.flush()
 
 
-def read_partitions(pipe: Connection, job: Job, partitions: Sequence[TopicPartition], replayed: bytes) -> Read:
-    """Read partitions while they are written; the pipe brings their ends once nothing more is to come."""
-    collection = Collection(replayed)
-    with Consumer(url=job.url) as consumer:
-        consumer.assign(partitions)
-        consumer.seek_to_beginning()
-        _start_together(pipe)
-        ends: dict[TopicPartition, int] | None = None
-        begun = ended = said = 0.0
-        while ends is None or not collection.reaches(ends):
-            for partition, records in consumer.poll(_POLL_MS).items():
-                ended = time.monotonic()
-                begun = begun or ended
-                collection.add(partition, records)
-            if time.monotonic() - said > _REPORT_S:
-                said = time.monotonic()
-                pipe.send(Progress(collection.records))
-                if ends is None and pipe.poll():
-                    ends = pipe.recv()
-    return Read(collection.reading(job.root), collection.middle(), begun, ended)
+def process_lines(pipe: Connection, job: Job, diary_path: Path) -> Read:
+    """Be a member of the group until the pipe says that it is over; write down what is done before it is committed."""
+    diary = Diary(diary_path)
+    member = _Member(diary)
+    begun = ended = said = 0.0
+    with Consumer(
+        job.topic,
+        url=job.url,
+        group_id=GROUP,
+        listener=member,
+        enable_auto_commit=False,
+        max_poll_records=_AT_ONCE,
+        session_timeout_ms=SESSION_MS,
+        heartbeat_interval_ms=SESSION_MS // 4,
+    ) as consumer:
+        member.consumer = consumer
+        consumer.wait_for_assignment()
+        pipe.send(Ready())
+        while not pipe.poll():
+            batch = consumer.poll(_POLL_MS)
+            now = time.monotonic()
+            if batch:
+                begun, ended = begun or now, now
+            member.process(now, batch)
+            if now - said > _REPORT_S:
+                said = now
+                pipe.send(Progress(member.records))
+    diary.close()
+    return Read(member.records, begun, ended)
 
 
 def _start_together(pipe: Connection) -> None:
