@@ -6,7 +6,20 @@ import argparse
 import sys
 import time
 
-from benchmarks import growth, hashing, latency, memory, profile, reading, rounds, table, versions, waiting, writing
+from benchmarks import (
+    groups,
+    growth,
+    hashing,
+    latency,
+    memory,
+    profile,
+    reading,
+    rounds,
+    table,
+    versions,
+    waiting,
+    writing,
+)
 from benchmarks.place import make_place
 from benchmarks.scale import FULL, QUICK
 
@@ -18,6 +31,7 @@ GROUPS = {
     "latency": latency.GROUP,
     "waiting": waiting.GROUP,
     "growth": growth.GROUP,
+    "groups": groups.GROUP,
 }
 
 

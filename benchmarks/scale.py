@@ -20,6 +20,10 @@ class Scale:
     :ivar visits: how often each of them is appended to, fetched from and sought in, each time it comes round.
     :ivar window_ms: how long records are dropped, and how long not, in turn.
     :ivar expiry_ms: after what time they expire where they do.
+    :ivar rebalances: how often a member joins a group, and leaves it.
+    :ivar members: of a large group.
+    :ivar idle_ms: how long they have nothing to do.
+    :ivar takeovers: how often a member is killed.
     """
 
     batched: int
@@ -33,6 +37,10 @@ class Scale:
     visits: int
     window_ms: int
     expiry_ms: int
+    rebalances: int
+    members: int
+    idle_ms: int
+    takeovers: int
 
 
 FULL = Scale(
@@ -47,6 +55,10 @@ FULL = Scale(
     visits=100,
     window_ms=250,
     expiry_ms=10_000,
+    rebalances=30,
+    members=100,
+    idle_ms=10_000,
+    takeovers=5,
 )
 QUICK = Scale(
     batched=20_000,
@@ -60,4 +72,8 @@ QUICK = Scale(
     visits=10,
     window_ms=20,
     expiry_ms=600,
+    rebalances=3,
+    members=10,
+    idle_ms=300,
+    takeovers=1,
 )
