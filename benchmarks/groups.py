@@ -126,7 +126,8 @@ def crowd(place: Place) -> Figures:
             started = time.perf_counter()
             await asyncio.sleep(place.scale.idle_ms / 1000)  # noqa: TID251 - what is measured is that nothing happens
             seconds = time.perf_counter() - started
-            calls = place.plain.info("commandstats")["cmdstat_evalsha"]
+            nothing = {"calls": 0, "usec": 0, "usec_per_call": 0}
+            calls = place.plain.info("commandstats").get("cmdstat_evalsha", nothing)
             await asyncio.gather(*(member.close() for member in members))
         place.note(
             f"{len(members)} idle members: {calls['calls'] / seconds:.0f} calls of scripts a second, "
