@@ -67,7 +67,8 @@ class Diary:
 
 def read_diary(path: Path) -> list[Page]:
     """All whole pages."""
-    data, at, pages = path.read_bytes(), 0, []
+    pages: list[Page] = []
+    data, at = path.read_bytes(), 0
     while at + 4 <= len(data):
         end = at + 4 + int.from_bytes(data[at : at + 4])
         if end > len(data):
@@ -89,12 +90,12 @@ class Done:
     :ivar faults: what should not have been, in words.
     """
 
-    lines: dict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict(list))
-    times: dict[bytes, list[int]] = field(default_factory=lambda: defaultdict(list))
-    places: dict[bytes, set[int]] = field(default_factory=lambda: defaultdict(set))
+    lines: defaultdict[bytes, list[bytes]] = field(default_factory=lambda: defaultdict[bytes, list[bytes]](list))
+    times: defaultdict[bytes, list[int]] = field(default_factory=lambda: defaultdict[bytes, list[int]](list))
+    places: defaultdict[bytes, set[int]] = field(default_factory=lambda: defaultdict[bytes, set[int]](set))
     repeated: int = 0
     jumps: int = 0
-    faults: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list[str])
 
 
 def put_together(diaries: Iterable[Sequence[Page]]) -> Done:
