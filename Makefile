@@ -17,7 +17,7 @@ setup:  ## make .venv (or bring it up to date)
 setup-dev:
 	@tools/setup dev
 
-demo: setup  ## see it work: half a million records through a server that is killed on the way
+demo: setup  ## see it work: half a million records through a server and a worker that are killed
 	@$(BIN)/streamlayer demo $(ARGS)
 
 test: setup  ## run the tests
