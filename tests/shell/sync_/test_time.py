@@ -175,6 +175,7 @@ def test_aware_datetimes_are_exact(sync_args: dict[str, Any]) -> None:
         (True, "an int of ms"),
         (None, "an int of ms"),
     ],
+    ids=["seconds", "no zone", "negative", "microseconds", "float", "text", "bool", "none"],  # no clock in a name
 )
 def test_bad_times_are_told_and_nothing_moves(sync_args: dict[str, Any], when: Any, why: str) -> None:
     """Seconds, naive datetimes, floats: the message says what to pass."""
@@ -198,6 +199,7 @@ def test_bad_times_are_told_and_nothing_moves(sync_args: dict[str, Any], when: A
         (True, "is an int of ms"),
         (datetime(2024, 5, 1, tzinfo=UTC), "is an int of ms"),
     ],
+    ids=["seconds", "negative", "too late", "float", "bool", "datetime"],
 )
 def test_bad_times_of_records_are_told_and_nothing_is_sent(
     sync_args: dict[str, Any], timestamp: Any, why: str
@@ -268,7 +270,11 @@ def test_the_servers_time_is_the_one_that_counts(
     assert len(set(times[4:7])) == len(set(times[7:])) == 1
 
 
-@pytest.mark.parametrize("timestamp", [0, -5, NOW // 1000, 1 << 48, NOW * 1_000_000])
+@pytest.mark.parametrize(
+    "timestamp",
+    [0, -5, NOW // 1000, 1 << 48, NOW * 1_000_000],
+    ids=["zero", "negative", "seconds", "too late", "nanoseconds"],
+)
 def test_a_time_that_is_ignored_may_be_any_int(sync_args: dict[str, Any], timestamp: int) -> None:
     """What would be a mistake elsewhere is taken where the server's time counts; only other types are refused."""
     with Admin(**sync_args) as admin, Producer(**sync_args) as producer:
