@@ -135,8 +135,7 @@ async def test_two_at_once_leave_one_topic_that_agrees_with_itself(
     """In every order of their calls each gets through or is told of the other, and nothing half done is left over."""
 
     async def before() -> None:
-        async with Admin(**aio_args) as admin:
-            await prepare(admin, one, two)
+        await prepare(admin, one, two)
 
     def after(place: str) -> None:
         entry = settled(redis_client, namespace, "t")
@@ -149,7 +148,8 @@ async def test_two_at_once_leave_one_topic_that_agrees_with_itself(
         if two is create_again and one is not delete:
             assert entry is not None, place
 
-    assert await all_schedules(aio_args, before, one, two, after) > 8
+    async with Admin(**aio_args) as admin:
+        assert await all_schedules(aio_args, before, one, two, after) > 8
 
 
 @pytest.mark.parametrize("work", [create, grow_more, alter, delete], ids=lambda work: work.__name__)
@@ -160,8 +160,7 @@ async def test_two_who_finish_what_a_third_began(
     """They meet the bare intent, and take turns at any point."""
 
     async def before() -> None:
-        async with Admin(**aio_args) as admin:
-            await prepare(admin, work)
+        await prepare(admin, work)
         assert not await dies_after(aio_args, 1 if work is create else 2, work)
 
     def after(place: str) -> None:
@@ -170,7 +169,8 @@ async def test_two_who_finish_what_a_third_began(
         if entry is not None and work is grow_more:
             assert entry.partitions == 4
 
-    await all_schedules(aio_args, before, describe, other, after)
+    async with Admin(**aio_args) as admin:
+        await all_schedules(aio_args, before, describe, other, after)
 
 
 async def lose_registry(args: dict[str, Any], namespace: str, client: redis.Redis, *values: bytes) -> TopicEntry:
