@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -12,6 +13,14 @@ import redis
 
 from tests import servers
 
+pytest_plugins = ["tests.workers"]
+
+
+def pytest_configure() -> None:
+    """Take Ctrl-C as ever; a shell's ``&`` ignores it, and processes that a test starts and interrupts would too."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Name the servers under test, with their versions; at the end, since `-q` leaves the header out."""
@@ -19,12 +28,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.write_line(f"servers: {versions}")
 
 
-@pytest.fixture(scope="session", params=servers.chosen_kinds())
-def server(request: pytest.FixtureRequest) -> Iterator[servers.TestServer]:
-    """A running server; a test that asks for it runs once on each kind."""
-    running = servers.start(request.param)
+@pytest.fixture(scope="session")
+def started() -> Iterator[dict[str, servers.TestServer]]:
+    """The servers that run already, by kind: each starts once a process, in whatever order tests come."""
+    running: dict[str, servers.TestServer] = {}
     yield running
-    running.stop()
+    for each in running.values():
+        each.stop()
+
+
+@pytest.fixture(scope="session", params=servers.chosen_kinds())
+def server(request: pytest.FixtureRequest, started: dict[str, servers.TestServer]) -> servers.TestServer:
+    """A running server; a test that asks for it runs once on each kind."""
+    if request.param not in started:
+        started[request.param] = servers.start(request.param)
+    return started[request.param]
 
 
 @pytest.fixture

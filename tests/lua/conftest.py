@@ -6,15 +6,7 @@ import pytest
 import redis
 
 from tests import servers
-from tests.lua.machine import STEPS
 from tests.lua.run import Log, new_log
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Say how many steps of histories were made on which server: a run that made few proves little."""
-    if STEPS:
-        steps = ", ".join(f"{kind} {count:,}" for kind, count in STEPS.items())
-        terminalreporter.write_line(f"steps of histories: {steps}")
 
 
 @pytest.fixture

@@ -323,6 +323,7 @@ PACES: dict[str, Callable[[int], Callable[[int], float | None]]] = {
 }
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("retention_ms", [250, 1000, 4000, 20_000] if THOROUGH else [800])
 def test_retention_ms_is_a_bound(client: redis.Redis, retention_ms: int) -> None:
     """No record is served that is older than 1.15 times, at any moment and pace; none is gone before its time."""

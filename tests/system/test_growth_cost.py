@@ -19,7 +19,7 @@ from benchmarks.scale import QUICK
 from streamlayer import Admin
 from tests import servers
 
-pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
+pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.timeout(60)]
 
 TOPIC = "grown"
 MIB = 1 << 20

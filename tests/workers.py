@@ -1,0 +1,112 @@
+"""One run of the tests, shared by several processes (`make test`: pytest-xdist): what they must know of each other.
+
+Each process has servers, proxies and folders of its own; no test may count on anything that another process has. What
+is left: whoever measures the machine has it for itself, and what processes counted is added up where the run is told.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+
+_folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+_steps: Counter[str] = Counter()  # of histories, by kind of server: those that other processes made
+
+
+class Room:
+    """Where tests of all processes run, many at once; or one alone.
+
+    Two locks of the kernel: who waits to be alone keeps the door shut meanwhile, and nobody waits for ever.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._door, self._room = (folder / "door").open("w"), (folder / "room").open("w")
+
+    @contextmanager
+    def entered(self, *, alone: bool) -> Iterator[None]:
+        """Be in it."""
+        with _locked(self._door, fcntl.LOCK_EX):
+            fcntl.flock(self._room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        try:
+            yield
+        finally:
+            fcntl.flock(self._room, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _locked(file: IO[str], how: int) -> Iterator[None]:
+    fcntl.flock(file, how)
+    try:
+        yield
+    finally:
+        fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+# --- in each process --------------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the timeout: waiting for others is not the test's time
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Run a test beside others, or alone."""
+    config: Any = item.config
+    if not _is_worker(config):
+        return (yield)
+    if not hasattr(config, "room"):
+        config.room = Room(Path(config.workerinput["room"]))
+    with config.room.entered(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand over what was counted."""
+    config: Any = session.config
+    if _is_worker(config):
+        config.workeroutput["steps"] = dict(_own_steps())
+
+
+def _own_steps() -> Counter[str]:
+    machine = sys.modules.get("tests.lua.machine")
+    return Counter() if machine is None else machine.STEPS
+
+
+# --- in the one that tells --------------------------------------------------------------------------------------------
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Give all the same room."""
+    stash = node.config.stash
+    if _folder not in stash:
+        stash[_folder] = tempfile.TemporaryDirectory(prefix="streamlayer-tests-")
+    node.workerinput["room"] = stash[_folder].name
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what was counted; a process that died hands over nothing."""
+    _steps.update(getattr(node, "workeroutput", {}).get("steps", {}))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind."""
+    if _folder in config.stash:
+        config.stash[_folder].cleanup()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say how many steps of histories were made on which server: a run that made few proves little."""
+    if steps := _steps + _own_steps():
+        made = ", ".join(f"{kind} {count:,}" for kind, count in sorted(steps.items()))
+        terminalreporter.write_line(f"steps of histories: {made}")
