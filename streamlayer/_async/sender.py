@@ -257,6 +257,8 @@ class Sender:
             return True
         if self._trouble is not None and not self._closing:
             with self._lock:
+                if self._accumulator.empty and not stale:
+                    return True  # all was given up, and the next record's time may be shorter than a wait
                 left = self._accumulator.first_deadline() - waiting.monotonic_ms()
             await waiting.sleep_ms(max(1, min(left, backoff_ms(self._attempt, random.random()))))
         return True

@@ -309,6 +309,7 @@ class Sent(NamedTuple):
     second: StreamlayerError | None
     seconds: float
     after: RecordMetadata
+    after_seconds: float
 
 
 def send_while_away(
@@ -336,7 +337,9 @@ def send_while_away(
             errors = (first.exception(), second.exception())
             took = time.monotonic() - began
             proxy.heal()
-            return Sent(*errors, took, producer.send_and_wait(TOPIC, b"after", b"key"))
+            began = time.monotonic()
+            after = producer.send_and_wait(TOPIC, b"after", b"key")
+            return Sent(*errors, took, after, time.monotonic() - began)
 
     async def send() -> Sent:
         nonlocal asked
@@ -354,8 +357,9 @@ def send_while_away(
                     await future
             took = time.monotonic() - began
             proxy.heal()
+            began = time.monotonic()
             after = await producer.send_and_wait(TOPIC, b"after", b"key")
-            return Sent(first.exception(), second.exception(), took, after)
+            return Sent(first.exception(), second.exception(), took, after, time.monotonic() - began)
 
     asked = 0
     return asyncio.run(send())
@@ -376,6 +380,27 @@ def test_a_refused_record_is_certainly_not_written(colour: Colour, proxy: Proxy,
     assert 0.6 < sent.seconds < 2.5
     assert stored(running.url) == [(0, b"after")]
     assert sent.after.offset == 0
+
+
+@both
+def test_the_next_record_does_not_wait_for_those_that_were_given_up(
+    colour: Colour, proxy: Proxy, running: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record that comes after a failed one is tried at once: the wait between attempts may be longer than its time.
+
+    The dice make the waits short until the first records are given up, and as long as they get, a second, from then on.
+    """
+
+    def away() -> None:
+        proxy.refuse()
+        proxy.kill_all()
+
+    waits = iter([0.0] * 6)  # 630 ms; the seventh attempt is the last one of 700 ms
+    monkeypatch.setattr(random, "random", lambda: next(waits, 0.999))
+    sent = send_while_away(colour, proxy.url, proxy, away, timeout_ms=700, warm=False)
+    assert "it was not written" in str(sent.second)
+    assert stored(running.url) == [(0, b"after")]
+    assert sent.after_seconds < 0.9
 
 
 @all_four
