@@ -146,14 +146,16 @@ class Worker:
                 await done(consumer.commit())
 
     async def _iterate(self, consumer: Any) -> None:
+        record = None
         for _ in range(10):
             try:
                 record = await consumer.__anext__() if self._aio else next(consumer)
             except (StopAsyncIteration, StopIteration):
-                return
+                break
             self._read(record.partition, [record])
             await done(self._told.get(self._dice.random() * WORK_MS / 20))
-        await done(consumer.commit(record))
+        if record is not None:
+            await done(consumer.commit() if self._dice.random() < 0.5 else consumer.commit(record))
 
     def _read(self, partition: int, records: list[Any]) -> None:
         self.say("read", partition=partition, records=[[r.offset, r.value.decode()] for r in records])
