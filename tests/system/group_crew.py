@@ -92,15 +92,20 @@ class Crew:
     def _path(self, name: str) -> str:
         return str(self._folder / f"{name}.log")
 
-    def _signal(self, name: str, number: int, what: str) -> None:
+    def _say(self, name: str, what: str) -> None:
         line = [now_ns(), name, what, {}]
         os.write(self._log, json.dumps(line).encode() + b"\n")
+
+    def _signal(self, name: str, number: int, what: str) -> None:
+        self._say(name, what)
         self._processes[name].send_signal(number)
 
     def kill(self, name: str) -> None:
         """End it by SIGKILL."""
-        self._signal(name, signal.SIGKILL, "killed")
-        self._processes.pop(name).wait()
+        process = self._processes.pop(name)
+        process.kill()
+        process.wait()
+        self._say(name, "killed")  # what it has said, it said before
 
     def stop(self, name: str) -> None:
         """Have it stand still, until ``go_on``."""
