@@ -14,7 +14,7 @@ import asyncio
 import inspect
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Self
 
 import streamlayer
@@ -63,6 +63,7 @@ class Members:
         self.colour, self.url = colour, url
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._pool = ThreadPoolExecutor(max_workers=1)
         self.all: list[Member] = []
 
     def __enter__(self) -> Self:
@@ -75,13 +76,14 @@ class Members:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+        self._pool.shutdown()
 
     def do(self, what: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Call something of a consumer; in asyncio, in its loop."""
         return self.begin(what, *args, **options).result(60)
 
     def begin(self, what: Callable[..., Any], *args: Any, **options: Any) -> Future[Any]:
-        """The same without waiting for the end, which a blocking consumer does all the same."""
+        """The same without waiting for the end."""
 
         async def work() -> Any:
             answer = what(*args, **options)
@@ -89,9 +91,7 @@ class Members:
 
         if self.colour == "aio":
             return asyncio.run_coroutine_threadsafe(work(), self._loop)
-        done: Future[Any] = Future()
-        done.set_result(what(*args, **options))
-        return done
+        return self._pool.submit(what, *args, **options)
 
     def join(self, *topics: str, **options: Any) -> Member:
         """A new member; it joins when it is polled."""
