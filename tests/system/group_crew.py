@@ -10,6 +10,7 @@ What the test does to a process is logged like what the process does; see ``grou
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -44,9 +45,9 @@ def now_ns() -> int:
 class Crew:
     """All processes of one group."""
 
-    def __init__(self, url: str, folder: Path, *, partitions: int = 6, through: str = "", **options: Any) -> None:
+    def __init__(self, url: str, folder: Path, *, partitions: int = 6, work_ms: int = 60, **options: Any) -> None:
         self.partitions = partitions
-        self._url, self._through = url, through or url
+        self._url, self._work_ms = url, work_ms
         self._folder = folder
         self._options = SESSION | options
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -79,10 +80,10 @@ class Crew:
 
     def start(self, name: str, *, colour: str, how: str, **options: Any) -> None:
         """A new process, under a name that no other had."""
-        spec = json.dumps({"colour": colour, "how": how, "options": self._options | options})
+        spec = json.dumps({"colour": colour, "how": how, "work_ms": self._work_ms, "options": self._options | options})
         with (self._folder / f"{name}.err").open("wb") as errors:
             self._processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "tests.system.group_worker", self._through, self._path(name), name, spec],
+                [sys.executable, "-m", "tests.system.group_worker", self._url, self._path(name), name, spec],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -222,8 +223,9 @@ class Crew:
     def _observe(self) -> None:
         while not self._stop.wait(0.05):
             asked = now_ns()
-            offsets = self.committed()
-            self.observed.append(Observed(asked, now_ns(), offsets))
+            with contextlib.suppress(redis.ConnectionError, redis.TimeoutError):  # the server is away
+                offsets = self.committed()
+                self.observed.append(Observed(asked, now_ns(), offsets))
 
     def committed(self) -> dict[int, int]:
         """What the group has stored, by partition."""

@@ -1,6 +1,6 @@
 """One process of a consumer group: reads, takes a while, commits, and logs all it does, until it is told to end.
 
-    python -m tests.system.group_worker URL LOG NAME '{"colour": "aio", "how": "auto", "options": {…}}'
+    python -m tests.system.group_worker URL LOG NAME '{"colour": "aio", "how": "auto", "work_ms": 60, "options": {}}'
 
 SIGUSR1: leave the group in order and join again, as somebody new; SIGTERM: leave, and end. Each line of the log is a
 JSON list, written in one go before anything else happens: nanoseconds of ``CLOCK_BOOTTIME``, who, what, and what of it.
@@ -30,7 +30,6 @@ from streamlayer.errors import CommitFailedError, RequestTimedOutError, ServerUn
 
 TOPIC = "orders"
 GROUP = "billing"
-WORK_MS = 60
 
 
 async def done(answer: Any) -> Any:
@@ -141,7 +140,7 @@ class Worker:
         for tp, taken in records.items():
             self._read(tp.partition, taken)
         if records:
-            await done(self._told.get(self._dice.random() * WORK_MS))  # the work, which an end cuts short
+            await done(self._told.get(self._dice.random() * self._spec["work_ms"]))  # the work, which an end cuts short
             if self._spec["how"] != "auto":
                 await done(consumer.commit())
 
@@ -153,7 +152,7 @@ class Worker:
             except (StopAsyncIteration, StopIteration):
                 break
             self._read(record.partition, [record])
-            await done(self._told.get(self._dice.random() * WORK_MS / 20))
+            await done(self._told.get(self._dice.random() * self._spec["work_ms"] / 20))
         if record is not None:
             await done(consumer.commit() if self._dice.random() < 0.5 else consumer.commit(record))
 
