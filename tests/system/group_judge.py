@@ -54,6 +54,7 @@ class Interval:
     begin: int
     end: float = math.inf
     how: str = ""
+    instance: str | None = None
     reads: list[tuple[int, int, str]] = field(default_factory=list)  # when, offset, value
 
 
@@ -113,6 +114,7 @@ class _Story:
         for text, position in line.more["positions"].items():
             partition = int(text)
             begun = Interval(line.actor, line.more["member"], partition, line.more["epoch"], position, line.at)
+            begun.instance = line.more.get("instance")
             self.intervals[partition].append(begun)
             if (line.actor, partition) in self._open:
                 self.odd.append(Anomaly("assigned-twice", f"{line.actor} was told of partition {partition} again"))
@@ -196,11 +198,15 @@ def _accepted(story: _Story, partition: int) -> list[Commit]:
 
 
 def _owners(story: _Story) -> Iterator[Anomaly]:
-    """One epoch, one owner; and of two who believe to own a partition at a time, one at most commits in that time."""
+    """One epoch, one owner; and of two who believe to own a partition at a time, one at most commits in that time.
+
+    Who takes the place of a static member that is gone has its epoch too.
+    """
     for partition, intervals in story.intervals.items():
         by_epoch: dict[int, str] = {}
         for interval in intervals:
-            if by_epoch.setdefault(interval.epoch, interval.member) != interval.member:
+            who = interval.instance or interval.member
+            if by_epoch.setdefault(interval.epoch, who) != who:
                 yield Anomaly("epoch-reuse", f"partition {partition}, epoch {interval.epoch}: {interval.actor} too")
         accepted = _accepted(story, partition)
         for i, one in enumerate(intervals):
@@ -217,10 +223,13 @@ def _zombies(story: _Story) -> Iterator[Anomaly]:
     """No commit of a former owner is accepted when another has been told that the partition is its own."""
     for partition, intervals in story.intervals.items():
         for commit in _accepted(story, partition):
+            own = [i.begin for i in intervals if i.member == commit.member and i.begin < commit.invoked]
             for other in intervals:
                 if other.begin >= commit.invoked:
                     break
-                if other.member != commit.member and other.epoch >= commit.epoch:
+                # In one epoch (static members) the later one owns it; who has not begun yet came last.
+                same = other.epoch == commit.epoch and own and other.begin > own[-1]
+                if other.member != commit.member and (other.epoch > commit.epoch or same):
                     detail = f"{commit.actor} (epoch {commit.epoch}) after {other.actor} (epoch {other.epoch})"
                     yield Anomaly("zombie-commit", f"partition {partition} at {commit.offset}: {detail}")
 

@@ -145,16 +145,15 @@ class Worker:
                 await done(consumer.commit())
 
     async def _iterate(self, consumer: Any) -> None:
-        record = None
         for _ in range(10):
             try:
                 record = await consumer.__anext__() if self._aio else next(consumer)
             except (StopAsyncIteration, StopIteration):
-                break
+                await done(consumer.commit())  # of all partitions: a record's commit is of its own only
+                return
             self._read(record.partition, [record])
             await done(self._told.get(self._dice.random() * self._spec["work_ms"] / 20))
-        if record is not None:
-            await done(consumer.commit() if self._dice.random() < 0.5 else consumer.commit(record))
+        await done(consumer.commit() if self._dice.random() < 0.5 else consumer.commit(record))
 
     def _read(self, partition: int, records: list[Any]) -> None:
         self.say("read", partition=partition, records=[[r.offset, r.value.decode()] for r in records])
@@ -162,7 +161,8 @@ class Worker:
     def gained(self, positions: dict[int, int]) -> None:
         """Partitions came."""
         place = self._consumer.group_metadata()
-        self.say("assigned", member=place.member_id, epoch=place.generation_id, positions=positions)
+        who = {"member": place.member_id, "epoch": place.generation_id, "instance": place.group_instance_id}
+        self.say("assigned", **who, positions=positions)
 
     def gave(self, what: str, partitions: Iterable[Any]) -> None:
         """Partitions went."""

@@ -26,7 +26,7 @@ from tests.waiting import sync_wait_until
 logger = logging.getLogger("tests.groups")
 pytestmark = [pytest.mark.system, pytest.mark.timeout(600 if THOROUGH else 120)]
 
-ROUNDS = 14 if THOROUGH else 1
+ROUNDS = 20 if THOROUGH else 2
 SLOTS = 4
 SESSION_S = SESSION["session_timeout_ms"] / 1000
 # What a round does, in an order of its own.
@@ -48,6 +48,7 @@ class Chaos:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._still: set[str] = set()
+        self._instances: dict[str, str | None] = {}
 
     def later(self, seconds: float, what: Callable[[], None]) -> None:
         """Put something on the agenda."""
@@ -61,11 +62,15 @@ class Chaos:
             self._crew.check()
             what()
 
-    def start(self) -> None:
-        """One more process."""
+    def start(self, instance: str | None = None) -> None:
+        """One more process; with an instance id, a static member."""
         number = next(self._count)
         colour, how = ("aio", "sync")[number % 2], HOWS[number // 2 % len(HOWS)]
-        self._crew.start(f"w{number}", colour=colour, how=how)
+        self._instances[f"w{number}"] = instance
+        self._crew.start(f"w{number}", colour=colour, how=how, group_instance_id=instance)
+
+    def _start_again(self, seconds: float, name: str) -> None:
+        self.later(seconds, lambda: self.start(self._instances[name]))
 
     def do(self, what: str) -> None:
         """One thing, to a process that is at work; if there is none, a little later."""
@@ -77,10 +82,10 @@ class Chaos:
         name = self._dice.choice(able)
         if what == "kill":
             self._crew.kill(name)
-            self.later(self._dice.choice([0, self._dice.random() * 1.5]), self.start)
+            self._start_again(self._dice.choice([0, self._dice.random() * 1.5]), name)
         elif what == "end":
             self._crew.end(name)
-            self.later(self._dice.random(), self.start)
+            self._start_again(self._dice.random(), name)
         elif what == "rejoin":
             self._crew.rejoin(name)
         elif what == "cut":
@@ -113,8 +118,8 @@ def test_a_group_under_chaos(server: Server, tmp_path: Path) -> None:
         crew.produce()
         crew.observe()
         chaos = Chaos(crew, server.url, dice)
-        for _ in range(SLOTS):
-            chaos.start()
+        for slot in range(SLOTS):
+            chaos.start("static" if slot == 0 else None)
         at = 1.0
         for _ in range(ROUNDS):
             for what in dice.sample(DECK, len(DECK)):

@@ -93,6 +93,13 @@ def same_epoch(lines: list[Line]) -> None:
     edit(lines, 21, epoch=3)
 
 
+def static_zombie(lines: list[Line]) -> None:
+    """The one whose place was taken by another of its instance id commits, in the same epoch."""
+    zombie(lines)
+    edit(lines, 1, instance="i", epoch=2)
+    edit(lines, 13, instance="i", epoch=2)
+
+
 def rewind(lines: list[Line]) -> None:
     """The new owner begins below what was acknowledged."""
     edit(lines, 13, positions={"0": 1})
@@ -161,6 +168,7 @@ def never_had(lines: list[Line]) -> None:
         (zombie, "zombie-commit"),
         (both_commit, "two-owners"),
         (same_epoch, "epoch-reuse"),
+        (static_zombie, "zombie-commit"),
         (rewind, "resume-rewind"),
         (skip, "resume-skip"),
         (regress, "commit-regress"),
@@ -205,6 +213,17 @@ def test_judge_passes_a_good_history() -> None:
     """A refused commit, one whose outcome died with its process, a record read twice by two owners: no anomalies."""
     assert judge_group(history(good()), floors=FLOORS) == []
     assert counts_of(history(good()))["taken over"] == 3
+
+
+def test_judge_passes_a_static_member_that_came_back() -> None:
+    """The same instance id, another member, the same epoch."""
+    lines = good()
+    edit(lines, 6, instance="i", epoch=3)
+    edit(lines, 8, epoch=3)
+    edit(lines, 13, instance="i")
+    edit(lines, 21, instance="i", epoch=3)
+    edit(lines, 23, epoch=3)
+    assert judge_group(history(lines), floors=FLOORS) == []
 
 
 def test_judge_refuses_a_history_that_shows_too_little() -> None:
