@@ -606,10 +606,11 @@ class Consumer(Generic[K, V]):
         finally:
             await self._leave()
         while True:
-            while self._record < len(self._records):
+            while self._record < len(self._records) and not self._interrupted():
                 record = self._records[self._record]
                 self._record += 1
                 yield record
+            self._drop_record_buffer()
             if self._closed or not self._assignment.behind(ends):
                 return
             self._enter_polling()

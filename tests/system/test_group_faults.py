@@ -389,6 +389,26 @@ def test_a_new_membership_does_not_vouch_for_what_the_old_one_had(
 
 
 @both
+def test_reading_to_the_end_hears_of_a_loss_between_two_records(
+    running: Server, colour: Colour, proxy: Proxy, direct: redis.Redis
+) -> None:
+    """A member is dropped and joins again while records of a batch are handed out one by one: not one more of them."""
+    produce(running.url, 5)
+    with Members(colour, proxy.url) as members:
+        a = members.join()
+        stream = a.consumer.read_to_end()
+        step = stream.__anext__ if colour == "aio" else stream.__next__
+        first = members.do(step)
+        old = a.session.view.member_id
+        Runner(direct)(group_calls.leave(KEYS, [old]))
+        sync_wait_until(lambda: a.session.view.member_id not in {"", old}, "it has joined again")
+        second = members.do(step)
+        assert a.told == [("assigned", [0, 1, 2, 3]), ("lost", [0, 1, 2, 3]), ("assigned", [0, 1, 2, 3])]
+        assert (first.offset, second.offset) == (0, 0)  # nothing was committed: it begins anew
+        members.do(stream.aclose if colour == "aio" else stream.close)
+
+
+@both
 def test_a_subscription_replaced_while_topics_are_looked_up(
     running: Server, colour: Colour, proxy: Proxy, direct: redis.Redis
 ) -> None:
