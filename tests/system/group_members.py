@@ -24,7 +24,7 @@ from tests.system.load import Colour
 from tests.waiting import sync_wait_until
 
 PARTITIONS = 4
-OPTIONS: dict[str, Any] = {"session_timeout_ms": 4000, "heartbeat_interval_ms": 300, "enable_auto_commit": False}
+OPTIONS: dict[str, Any] = {"session_timeout_ms": 4000, "heartbeat_interval_ms": 100, "enable_auto_commit": False}
 
 
 class Member:

@@ -7,6 +7,7 @@ what the members were told and handed must be as without a fault.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from streamlayer._waiting import threads
 from streamlayer.embedded import Server
 from tests import servers
 from tests.lua.run import Runner
+from tests.profiles import THOROUGH
 from tests.system.group_members import OPTIONS, PARTITIONS, Member, Members
 from tests.system.group_worker import GROUP, TOPIC
 from tests.system.load import Colour
@@ -32,8 +34,8 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 KEYS = group_keys("sl", GROUP)
 HEARTBEAT, COMMIT, LEAVE = (s.flagged_sha.encode() for s in (scripts.HEARTBEAT, scripts.COMMIT, scripts.LEAVE))
 PAIRS = [("valkey", "sync"), ("redis", "aio")]
+FIRED = {"reply cut": "dropped", "request cut": "cut", "sent twice": "repeated", "late": "held"}
 both = pytest.mark.parametrize(("running", "colour"), PAIRS, indirect=["running"])
-one_server = pytest.mark.parametrize("running", ["valkey"], indirect=True)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +108,6 @@ MOMENTS = {
     "releasing heartbeat": b"\r\norders:2-3\r\n",
     "leave": LEAVE,
 }
-FIRED = {"reply cut": "dropped", "request cut": "cut", "sent twice": "repeated", "late": "held"}
 NO_FAULT = Fault("", "", b"")
 
 
@@ -188,9 +189,16 @@ def reference() -> dict[str, list[Any]]:
     return {}
 
 
-@both
-@pytest.mark.parametrize("kind", FIRED)
-@pytest.mark.parametrize("call", MOMENTS)
+# Each fault at each call meets one server and one colour, in turn; in a thorough run both.
+CASES = [
+    (*pair, kind, call)
+    for place, (kind, call) in enumerate(itertools.product(FIRED, MOMENTS))
+    for turn, pair in enumerate(PAIRS)
+    if THOROUGH or (place + place // len(MOMENTS)) % 2 == turn
+]
+
+
+@pytest.mark.parametrize(("running", "colour", "kind", "call"), CASES, indirect=["running"])
 def test_nothing_changes_by_a_fault(
     running: Server,
     colour: Colour,
