@@ -444,6 +444,12 @@ class Consumer(Generic[K, V]):
                     await group.follow(self._finished)
                 except StreamlayerError as error:
                     self._fetcher.endure(error)
+            if group is not None and group.lapsed():  # nothing is handed out before the group vouches for it again
+                if now >= deadline:
+                    return {}
+                await self._sleep(min(deadline - now, 1000))
+                now = self._turn_at = waiting.monotonic_ms()
+                continue
             await self._fetcher.keep_up(now)
             now = waiting.monotonic_ms()
             if self._fetcher.buffered:
@@ -455,7 +461,6 @@ class Consumer(Generic[K, V]):
                     if group is not None and group.lapsed():
                         self._take_back(records)
                         records = {}
-                        enough_at = math.inf  # until the group vouches for them again
                     self._ripe = self._fetcher.buffered > 0
                     if records:
                         return records
@@ -522,8 +527,11 @@ class Consumer(Generic[K, V]):
                 self._next_checked += 1
                 waits[self._next_checked % len(waits)].waiting = False
                 return
-        until = min(until, self._check_at, self._fetcher.retry_at or until)
-        if await self._subscriber.inbox.get(until - now):
+        await self._sleep(min(until, self._check_at, self._fetcher.retry_at or until) - now)
+
+    async def _sleep(self, milliseconds: float) -> None:
+        """Sleep until something new is heard, or the time is over."""
+        if await self._subscriber.inbox.get(milliseconds):
             while self._subscriber.inbox.get_nowait():
                 pass
 
@@ -598,10 +606,11 @@ class Consumer(Generic[K, V]):
         finally:
             await self._leave()
         while True:
-            while self._record < len(self._records):
+            while self._record < len(self._records) and not self._interrupted():
                 record = self._records[self._record]
                 self._record += 1
                 yield record
+            self._drop_record_buffer()
             if self._closed or not self._assignment.behind(ends):
                 return
             self._enter_polling()

@@ -176,7 +176,8 @@ class Membership:
             wait = 0
         elif reply.earliest_ms >= 0:
             wait = min(wait, reply.earliest_ms + dice * SPREAD_MS)
-        self.due_at = now + int(wait)
+        # A call that went again renewed nothing the second time: the session counts from when it went first.
+        self.due_at = min(now + int(wait), max(now, self._sent_at + self._interval_ms))
         changed = view != self.view
         if changed:
             self.view = view

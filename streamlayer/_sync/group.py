@@ -56,6 +56,7 @@ class Group:
         self._in_poll = in_poll
         self._telling = telling
         self._view: View = NO_VIEW
+        self._followed: View = NO_VIEW  # as _view, once all of it is done: what was cut short is done again
         self._told: frozenset[TopicPartition] = frozenset()
         self._commit_number = 0
         self._commit_at = 0
@@ -91,12 +92,12 @@ class Group:
 
     def lapsed(self) -> bool:
         """Whether what was handed to this consumer may be another's by now."""
-        return self._session is not None and bool(self._view.member_id) and self._session.lapsed()
+        return self._session is not None and bool(self._view.member_id) and self._session.lapsed(self._view)
 
     @property
     def settled(self) -> bool:
         """Whether it follows all that the group wants of it."""
-        return self._view.whole and self._view is self.session.view and not self._assignment.unsettled
+        return self._view.whole and self._followed is self.session.view and not self._assignment.unsettled
 
     def health(self, reading: Health) -> Health:
         """How the membership is doing, and the reading if that is well.
@@ -127,7 +128,9 @@ class Group:
 
     def unsubscribe(self) -> None:
         """Want nothing."""
-        self._told, self._view = frozenset(), NO_VIEW
+        self._told, self._view, self._followed = frozenset(), NO_VIEW, NO_VIEW
+        self._stored.clear()
+        self._decided.clear()
         self.session.unsubscribe()
 
     def polled(self) -> None:
@@ -141,7 +144,7 @@ class Group:
         if session is None or self._view is NO_VIEW:
             return False
         session.polled_at = waiting.boottime_ms()
-        return self._view is not session.view or session.lapsed()
+        return self._followed is not session.view or session.lapsed(self._view)
 
     def close(self) -> None:
         """Tell the listener that it is over, and leave."""
@@ -150,7 +153,7 @@ class Group:
         if session is None:
             return
         try:
-            if partitions and self._view.member_id == session.view.member_id and not session.lapsed():
+            if partitions and not session.lapsed(self._view):
                 with self._telling():
                     self.listener.on_partitions_revoked(partitions)
             elif partitions:
@@ -176,41 +179,51 @@ class Group:
             self._follow_loss(session.view)
             raise failure
         self._store_decided()
-        while self._view is not session.view or self._assignment.unsettled:
+        while self._followed is not session.view or self._assignment.unsettled:
             view = session.view
             self._follow_loss(view)
             self._give_up(view, finished)
             self._view = view
             self._take_up(view)
+            self._followed = view
 
     def _follow_loss(self, view: View) -> None:
-        lost = self._told if view.member_id != self._view.member_id else self._told - view.owned
+        kept = view.owned if view.member_id == self._view.member_id else frozenset[TopicPartition]()
+        gone, lost = frozenset(self._assignment.positions) - kept, self._told - kept
+        if not gone and not lost:
+            return
+        self._view = self._followed = NO_VIEW
+        channels = self._end(gone | lost)
         if lost:
-            self._view = NO_VIEW
-            self._forget(lost)
             with self._telling():
                 self.listener.on_partitions_lost(lost)
+        self._subscriber.stop_listening(channels)
 
     def _give_up(self, view: View, finished: Callable[[], Mapping[TopicPartition, int]]) -> None:
+        if not view.revoking:
+            return
         revoked = self._told & view.revoking
+        if revoked and self._options.enable_auto_commit:
+            done = finished()
+            self.commit_quietly({tp: done[tp] for tp in revoked if tp in done})
+        # Up to here it may be cancelled and begins again; from here on it is done, and told once.
+        self._told -= revoked
         try:
             if revoked:
-                if self._options.enable_auto_commit:
-                    done = finished()
-                    self.commit_quietly({tp: done[tp] for tp in revoked if tp in done})
                 with self._telling():
                     self.listener.on_partitions_revoked(revoked)
         finally:
-            if view.revoking:
-                self._forget(revoked)
-                self.session.let_go(view.revoking)
+            channels = self._end(view.revoking)
+            self.session.let_go(view)
+        self._subscriber.stop_listening(channels)
 
-    def _forget(self, partitions: frozenset[TopicPartition]) -> None:
+    def _end(self, partitions: frozenset[TopicPartition]) -> list[str]:
+        """Read these no more; the answer is the channels that need not be listened to any longer."""
         self._told -= partitions
-        positions = self._assignment.end(partitions)
-        self._subscriber.stop_listening([position.keys.channel for position in positions])
         for tp in partitions:
             self._stored.pop(tp, None)
+            self._decided.pop(tp, None)
+        return [position.keys.channel for position in self._assignment.end(partitions)]
 
     def _take_up(self, view: View) -> None:
         wanted = view.owned - view.revoking
@@ -298,6 +311,8 @@ class Group:
             logger.warning("group %s: not committed: %s", self._options.group_id, error)
 
     def _store(self, commits: Mapping[TopicPartition, Commit], timeout_ms: int = 10_000) -> None:
+        if not self._view.member_id and not self._assignment.by_hand:  # a commit of nobody's would go unfenced
+            raise CommitFailedError(f"group {self._options.group_id}: this consumer is no member. {self._why()}")
         items = list(commits.items())
         for start in range(0, len(items), COMMITTED_AT_ONCE):
             part = dict(items[start : start + COMMITTED_AT_ONCE])

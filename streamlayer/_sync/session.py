@@ -2,6 +2,8 @@
 
 The session says what the consumer may read (its *view*) and is told what it has let go. It reads the registry to know
 how many partitions there are; the server decides who gets which. The protocol's words are the core's (``membership``).
+
+The rule: only what runs beside changes the membership. What the consumer and the subscriber have to say is queued.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import random
 import re
 import secrets
 import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 
 from streamlayer._sync.client import Client
@@ -25,7 +28,6 @@ from streamlayer._core.keys import GroupKeys
 from streamlayer._core.membership import NO_VIEW, Membership, View
 from streamlayer._core.refusals import Refusal
 from streamlayer._core.retry import backoff_ms
-from streamlayer._types import TopicPartition
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import FencedInstanceIdError, StreamlayerError
 
@@ -62,7 +64,10 @@ class GroupSession:
         self._news = waiting.Signal()
         self._task: waiting.Task | None = None
         self._member: Membership | None = None
+        self._heard: deque[str] = deque()
+        self._let_go: deque[View] = deque()
         self._subscription: tuple[frozenset[str], re.Pattern[str] | None] | None = None
+        self._counted: tuple[frozenset[str], re.Pattern[str] | None] | None = None
         self._registry = -1
         self._registry_old = True
         self._looked_at = 0
@@ -85,10 +90,10 @@ class GroupSession:
         member = self._member
         return NO_VIEW if member is None else member.view
 
-    def lapsed(self) -> bool:
-        """Whether nobody vouches for the view any more: no heartbeat was answered for a session."""
+    def lapsed(self, view: View) -> bool:
+        """Whether nobody vouches for a view any more: no heartbeat of that member's was answered for a session."""
         member = self._member
-        return member is None or waiting.boottime_ms() > member.valid_until
+        return member is None or member.member_id != view.member_id or waiting.boottime_ms() > member.valid_until
 
     @property
     def heartbeat_age_ms(self) -> int | None:
@@ -98,7 +103,6 @@ class GroupSession:
     def subscribe(self, topics: Iterable[str], pattern: re.Pattern[str] | None) -> None:
         """Want topics, or those that match; start if need be."""
         self._subscription = frozenset(topics), pattern
-        self._counts = {}
         self.topics = self._subscription[0]
         self._registry_old = True
         self._news.set()
@@ -122,22 +126,17 @@ class GroupSession:
             self.left_at_poll_timeout = False
             self._news.set()
 
-    def let_go(self, partitions: Iterable[TopicPartition]) -> None:
-        """These are no longer read: others may have them."""
-        member = self._member
-        if member is not None:
-            member.let_go(partitions)
-            member.due_at = 0
-            self._news.set()
+    def let_go(self, view: View) -> None:
+        """What a view asks for is no longer read: others may have it."""
+        self._let_go.append(view)
+        self._news.set()
 
     # --- what is heard -----------------------------------------------------------------------------------------------
 
     def heard(self, text: str) -> None:
         """Something was told on the group's channel."""
-        member = self._member
-        if member is not None:
-            member.hear(text, waiting.boottime_ms())
-            self._news.set()
+        self._heard.append(text)
+        self._news.set()
 
     def registry_changed(self, _text: str) -> None:
         """Some topic changed."""
@@ -173,11 +172,23 @@ class GroupSession:
                     )  # fmt: skip
         self._leave()
 
+    def _take_in(self, member: Membership) -> None:
+        """Have the membership know what others said meanwhile."""
+        while self._let_go:
+            view = self._let_go.popleft()
+            asked = view.revoking & member.view.revoking  # by now it may have it back, or be another member
+            if asked and view.member_id == member.member_id:
+                member.let_go(asked)
+                member.due_at = 0
+        while self._heard:
+            member.hear(self._heard.popleft(), waiting.boottime_ms())
+
     def _rest(self, now: int) -> float:
         """How long there is nothing to do."""
         member = self._member
         if member is None:
             return LOOK_AGAIN_MS if self._at_rest() else 0
+        self._take_in(member)
         polled_at = now if self._in_poll() else self.polled_at
         until = min(member.due_at, polled_at + self._options.max_poll_interval_ms + 1)
         if self._missing or (self._subscription and self._subscription[1]):
@@ -195,10 +206,10 @@ class GroupSession:
             self._notify()
 
     def _step(self, now: int) -> None:
-        if self._at_rest():
+        subscription = self._subscription  # the consumer may change it at any moment
+        if subscription is None or self._at_rest():
             self._leave()
             return
-        assert self._subscription is not None
         if not self._in_poll() and now - self.polled_at > self._options.max_poll_interval_ms:
             self.left_at_poll_timeout = True
             logger.warning(
@@ -209,12 +220,13 @@ class GroupSession:
             self._leave()
             return
         member = self._member or self._new_member()
+        self._take_in(member)
         if member.view.member_id and now >= member.due_at:
             self._heartbeat(member)  # before all else: what goes wrong with a topic must not cost the membership
             return
-        looking = bool(self._missing or self._subscription[1]) and now - self._looked_at >= LOOK_AGAIN_MS
+        looking = bool(self._missing or subscription[1]) and now - self._looked_at >= LOOK_AGAIN_MS
         if self._registry_old or looking or member.version > self._registry:
-            self._look_up(member, now)
+            self._look_up(member, subscription, now)
         if now >= member.due_at:
             self._heartbeat(member)
 
@@ -238,16 +250,18 @@ class GroupSession:
         self._registry_old = True
         return member
 
-    def _look_up(self, member: Membership, now: int) -> None:
+    def _look_up(
+        self, member: Membership, subscription: tuple[frozenset[str], re.Pattern[str] | None], now: int
+    ) -> None:
         """How many partitions do the topics have?"""
-        assert self._subscription is not None
-        names, pattern = self._subscription
+        names, pattern = subscription
+        known = dict(self._counts) if self._counted is subscription else {}
         self._registry_old = False
         self._looked_at = now
         try:
             version, entries = self._read_registry()
             half_done = [
-                name for name, entry in entries.items() if entry.state != READY and name in names | self.topics
+                name for name, entry in entries.items() if entry.state != READY and (name in names or name in known)
             ]
             for name in half_done:
                 open_topic(self._client, name, 0)
@@ -257,13 +271,17 @@ class GroupSession:
             self._registry_old = True
             raise
         there = {name: entry.partitions for name, entry in entries.items() if entry.state in USABLE}
-        begun = bool(self._counts)
+        begun = bool(known)
         if pattern is not None:
-            names = self.topics | frozenset(name for name in there if pattern.fullmatch(name))
+            names = frozenset(known) | frozenset(name for name in there if pattern.fullmatch(name))
         for name in names:
             count = there.get(name, 0)
-            first = self._counts[name].first if name in self._counts else 0 if pattern and begun else count
-            self._counts[name] = TopicCount(count, first)
+            first = known[name].first if name in known else 0 if pattern and begun else count
+            known[name] = TopicCount(count, first)
+        if self._subscription is not subscription:
+            self._registry_old = True  # it was changed meanwhile
+            return
+        self._counts, self._counted = known, subscription
         self.topics = names
         self._missing = names - frozenset(there)
         self._registry = version
@@ -294,13 +312,15 @@ class GroupSession:
             logger.info("group %s: heartbeats go on", self._options.group_id)
             self.trouble = self.failure = None
         lapsed = now > member.valid_until
+        self._take_in(member)
         if member.answered(reply, now, random.random()) or lapsed:
             self._notify()
         if not self._listed:
-            self._client.execute(
-                [group_calls.enlist_group(self._client.namespace, str(self._options.group_id), reply.time)]
+            (listed,) = self._client.execute(
+                [group_calls.enlist_group(self._client.namespace, str(self._options.group_id), reply.time)],
+                self._limit_ms(),
             )
-            self._listed = True
+            self._listed = not isinstance(listed, Exception)
 
     def _refused(self, member: Membership, refusal: Refusal) -> None:
         """The group does not know this member any more."""
@@ -327,10 +347,16 @@ class GroupSession:
         self._notify()
         if self._options.group_instance_id is not None and not self.left_at_poll_timeout and self._subscription:
             return
-        try:
-            self._client.execute([group_calls.leave(self._keys, [member.member_id], call=number)])
-        except StreamlayerError as error:
-            logger.debug("group %s: left without saying so: %s", self._options.group_id, error)
+        outcome: object = None
+        for _ in range(2):  # a connection that broke while it was idle shows now: the others need not wait for that
+            try:
+                leaving = group_calls.leave(self._keys, [member.member_id], call=number)
+                (outcome,) = self._client.execute([leaving], self._limit_ms())
+            except StreamlayerError as error:
+                outcome = error
+            if not isinstance(outcome, (Unanswered, StreamlayerError)):
+                return
+        logger.debug("group %s: left without saying so: %s", self._options.group_id, outcome)
 
     def let_end(self) -> None:
         """Nobody will close it: it leaves at its next turn."""

@@ -42,6 +42,7 @@ class Subscriber:
         self._connection: waiting.Connection | None = None
         self._task: waiting.Task | None = None
         self._closing = False
+        self._sending = waiting.Lock()  # the consumer says what to listen to, and what runs beside pings
 
     def listen(self, channels: Iterable[str]) -> None:
         """Listen to these channels too."""
@@ -55,7 +56,7 @@ class Subscriber:
         connection = self._connection
         if connection is not None:
             try:
-                waiting.transmit(connection, "SUBSCRIBE", *sorted(new))
+                self._transmit(connection, "SUBSCRIBE", *sorted(new))
             except (redis.RedisError, OSError):
                 return  # the connection is lost: the reader will subscribe to all anew
 
@@ -68,7 +69,11 @@ class Subscriber:
             with contextlib.suppress(
                 redis.RedisError, OSError
             ):  # it is lost: the reader will subscribe to what is left
-                waiting.transmit(connection, "UNSUBSCRIBE", *sorted(old))
+                self._transmit(connection, "UNSUBSCRIBE", *sorted(old))
+
+    def _transmit(self, connection: waiting.Connection, *command: str) -> None:
+        with self._sending:
+            waiting.transmit(connection, *command)
 
     def _wake(self, channel: str) -> None:
         if channel not in self.woken:
@@ -82,7 +87,7 @@ class Subscriber:
                 connection = self._settings.kind(**self._settings.options)
                 waiting.connect(connection)
                 self._connection = connection
-                waiting.transmit(connection, "SUBSCRIBE", *sorted(self._channels))
+                self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
                 attempt = 0
                 self._read(connection)
             except (redis.RedisError, OSError, StreamlayerError) as error:
@@ -109,7 +114,7 @@ class Subscriber:
                 msg = f"no answer to {silent} pings"
                 raise redis.ConnectionError(msg)
             silent += 1
-            waiting.transmit(connection, "PING")
+            self._transmit(connection, "PING")
 
     def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
@@ -129,7 +134,8 @@ class Subscriber:
         connection = self._connection
         if connection is not None:
             with contextlib.suppress(redis.RedisError, OSError):  # it has ended
-                waiting.hang_up(connection)
+                with self._sending:
+                    waiting.hang_up(connection)
         if self._task is not None:
             self._task.join(2 * PING_MS if timeout_ms is None else timeout_ms)
         self._disconnect()

@@ -224,6 +224,31 @@ def test_closing_while_others_send(sync_args: dict[str, Any]) -> None:
     assert set(said) <= set(stored_values(sync_args, "t"))
 
 
+def test_two_threads_say_what_a_subscription_is_to_hear(sync_args: dict[str, Any]) -> None:
+    """The consumer's thread and the one beside it write on one connection: neither is in the other's way."""
+    with Consumer("t", **sync_args) as consumer, Admin(**sync_args) as admin:
+        admin.create_topics([NewTopic("t", 1)])
+        consumer.poll(100)
+        subscriber = consumer._subscriber
+        sync_wait_until(lambda: subscriber._connection is not None, "it listens")
+        failures: list[BaseException] = []
+
+        def listen(name: str) -> None:
+            try:
+                for number in range(300):
+                    subscriber.listen([f"{name}-{number}"])
+                    subscriber.stop_listening([f"{name}-{number}"])
+            except BaseException as error:  # noqa: BLE001 - it is what is looked for
+                failures.append(error)
+
+        threads = [threading.Thread(target=listen, args=(name,)) for name in "ab"]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+
 def test_a_consumer_is_one_threads_at_a_time(sync_args: dict[str, Any]) -> None:
     """One after the other is fine; the second at once is told."""
     with Producer(**sync_args) as producer, Consumer("t", **sync_args) as consumer:
