@@ -86,6 +86,7 @@ class Membership:
         self._news = True
         self._letting_go: frozenset[TopicPartition] = frozenset()
         self._in_call: frozenset[TopicPartition] = frozenset()
+        self._heard: list[str] = []
 
     # --- what there is to say ----------------------------------------------------------------------------------------
 
@@ -105,6 +106,8 @@ class Membership:
 
     def hear(self, text: str, now: int) -> None:
         """Something was told to the group: ``epoch N``, ``free``, or nothing (it may have been missed)."""
+        if self._call is not None:
+            self._heard.append(text)  # the answer on its way may be older, or newer
         word, _, epoch = text.partition(" ")
         if (
             (word == "epoch" and int(epoch) <= self.view.epoch and self.view.whole)
@@ -130,7 +133,7 @@ class Membership:
                 instance=self._instance,
                 description=self._description,
                 version=self._registry,
-                subscription=self._subscription if self._news else (),
+                subscription=self._subscription if self._news else None,
                 topics=self._topics if self._news else None,
                 released=format_runs(self._in_call),
             )
@@ -167,16 +170,18 @@ class Membership:
             first=first,
         )
         self.valid_until = self._sent_at + self._session_ms
-        wait: float = self._interval_ms
+        # From the sending: the server may have answered the first copy, long ago, and the session runs since then.
+        self.due_at = max(now, self._sent_at + self._interval_ms)
         if reply.pending > 1 or self._letting_go or self._news:
-            wait = 0
+            self.due_at = now
         elif reply.earliest_ms >= 0:
-            wait = min(wait, reply.earliest_ms + dice * SPREAD_MS)
-        self.due_at = now + int(wait)
-        if view == self.view:
-            return False
+            self.due_at = min(self.due_at, now + int(reply.earliest_ms + dice * SPREAD_MS))
+        changed = view != self.view
         self.view = view
-        return True
+        heard, self._heard = self._heard, []
+        for text in heard:
+            self.hear(text, now)
+        return changed
 
     def ended(self) -> None:
         """It is a member no more: nothing is its own."""
