@@ -23,8 +23,8 @@ demo: setup  ## see it work: half a million records through a server that is kil
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-model: setup  ## 20,000 steps of random histories against a model, on each server
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py $(ARGS)
+model: setup  ## 20,000 steps of random histories of a partition and of a group against models, on each server
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py tests/lua/test_group_model.py $(ARGS)
 
 check: setup-dev  ## format, lint, types, import floors, generated code up to date
 	$(BIN)/ruff format --check
