@@ -421,9 +421,9 @@ class GroupMachine(RuleBasedStateMachine):
         for turn in range(40):
             ids = {actor.id for actor in self.actors.values()}
             state = self.state()
-            if state.members.keys() == ids and all(
-                m.owned == m.target and not m.pending and m.epoch == state.epoch for m in state.members.values()
-            ):
+            quiet = all(m.owned == m.target and m.epoch == state.epoch for m in state.members.values())
+            told = all(actor.member.view.whole for actor in self.actors.values())
+            if quiet and told and state.members.keys() == ids:
                 break
             assert turn < 39, "never quiet"
             if not state.members.keys() <= ids:
