@@ -94,6 +94,7 @@ def read_state(client: redis.Redis, keys: GroupKeys) -> GroupState:
             owner, since = value.decode().split(" ")
             state.owners[TopicPartition(topic, int(number))] = owner, int(since)
     state.gone = {name.decode(): int(at) for name, at in client.zrange(keys.gone, 0, -1, withscores=True)}
+    assert state.gone.pop("-") == -1
     state.offsets = {name.decode(): value.decode() for name, value in client.hgetall(keys.offsets).items()}
     assert state.offsets.pop("-") == ""
     return state
