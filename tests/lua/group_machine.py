@@ -82,7 +82,6 @@ class GroupMachine(RuleBasedStateMachine):
         self.names = itertools.count()
         self.registry: list[dict[str, int]] = [dict(zip(TOPICS, counts, strict=True))]
         self.actors: dict[int, Actor] = {}
-        self.gone: list[str] = []
         self.sent: list[Call[Any]] = []
         self.offsets: dict[str, str] = {}
 
@@ -227,12 +226,13 @@ class GroupMachine(RuleBasedStateMachine):
     def join(self, slot: int, topics: set[str], static: bool, behind: int, lost: bool) -> None:
         """A new member; of those with an instance id the newest takes the place of the one before."""
         instance = f"i{slot % 2}" if static else ""
+        before = self.actors.get(slot)
+        if before is not None:
+            if not (self.clock.moves or before.put_out or (instance and before.instance == instance)):
+                return  # nobody would ever drop it
+            del self.actors[slot]
         for other in self.actors.values():
             other.put_out = other.put_out or bool(instance and other.instance == instance)
-        if slot in self.actors:
-            if not (self.clock.moves or self.actors[slot].put_out):
-                return  # nobody would ever drop it
-            self.gone.append(self.actors.pop(slot).id)
         member = Membership(
             self.keys, f"m{next(self.names)}", instance=instance, description=f"client {slot}@host",
             session_ms=self.session_ms, interval_ms=INTERVAL_MS, retention_ms=RETENTION_MS,
@@ -429,6 +429,7 @@ class GroupMachine(RuleBasedStateMachine):
             if not state.members.keys() <= ids:
                 if not self.actors:
                     return
+                assert self.clock.moves, "somebody is there who should have gone"
                 self.clock.pass_by(INTERVAL_MS)
             for slot in list(self.actors):
                 self.let_go(slot)

@@ -65,18 +65,21 @@ local function format_head(head)
 end
 
 -- "orders:12:7:4": topic, partitions, the registry's version that says so, and how many it had when the group began.
+-- The counts have the topics' names as their list, as runs have.
 local function parse_topics(packed)
-  local counts, about = {}, {}
+  local counts, about, number = {}, { version = {}, first = {} }, 0
   for topic, count, version, first in string.gmatch(packed, '([^:;]+):(%d+):(%d+):(%d+)') do
-    counts[topic], about[topic] = tonumber(count), { version = tonumber(version), first = tonumber(first) }
+    number = number + 1
+    counts[number], counts[topic] = topic, tonumber(count)
+    about.version[topic], about.first[topic] = tonumber(version), tonumber(first)
   end
   return counts, about
 end
 
 local function format_topics(counts, about)
   local parts = {}
-  for _, topic in ipairs(sorted_names(counts)) do
-    parts[#parts + 1] = string.format('%s:%d:%d:%d', topic, counts[topic], about[topic].version, about[topic].first)
+  for i, topic in ipairs(sorted_names(counts)) do
+    parts[i] = string.format('%s:%d:%d:%d', topic, counts[topic], about.version[topic], about.first[topic])
   end
   return table.concat(parts, ';')
 end
@@ -92,10 +95,25 @@ local function member_ids(deadlines, without, with)
   return ids
 end
 
--- The new targets: id -> packed, of all members. `known` says what is not stored yet: id -> { subscription, target }.
--- Topics that nobody subscribes to leave `counts`.
+-- Those topics that somebody subscribes to.
+local function wanted_of(list, counts)
+  local wanted, seen, kept = {}, {}, {}
+  for _, member in ipairs(list) do
+    if not seen[member.subscription] then
+      seen[member.subscription] = true
+      for topic in string.gmatch(member.subscription, '[^;]+') do wanted[topic] = true end
+    end
+  end
+  for _, topic in ipairs(counts) do
+    if wanted[topic] then kept[#kept + 1], kept[topic] = topic, counts[topic] end
+  end
+  return kept
+end
+
+-- The new targets: id -> packed, where they are not as they were; and the counts of topics that are still wanted.
+-- `known` says what is not stored yet: id -> { subscription, target }.
 local function retarget(k, ids, known, counts)
-  local list = {}
+  local list, before = {}, {}
   for from = 1, #ids, 500 do
     local fields = {}
     for i = from, math.min(from + 499, #ids) do
@@ -103,22 +121,18 @@ local function retarget(k, ids, known, counts)
     end
     local found = redis.call('HMGET', k.members, unpack(fields))
     for i = 1, #found, 2 do
-      local own = known[ids[#list + 1]] or {}
-      list[#list + 1] = {
-        subscription = own.subscription or found[i] or '', target = parse_runs(own.target or found[i + 1] or ''),
-      }
+      local at = #list + 1
+      local own = known[ids[at]] or {}
+      before[at] = own.target or found[i + 1] or ''
+      list[at] = { subscription = own.subscription or found[i] or '', target = parse_runs(before[at]) }
     end
   end
-  local wanted = {}
-  for _, member in ipairs(list) do
-    for topic in string.gmatch(member.subscription, '[^;]+') do wanted[topic] = true end
+  local kept, targets = wanted_of(list, counts), {}
+  for i, runs in ipairs(assign(list, kept)) do
+    local target = format_runs(runs)
+    if target ~= before[i] then targets[ids[i]] = target end
   end
-  for topic in pairs(counts) do
-    if not wanted[topic] then counts[topic] = nil end
-  end
-  local targets = {}
-  for i, runs in ipairs(assign(list, counts)) do targets[ids[i]] = format_runs(runs) end
-  return targets
+  return targets, kept
 end
 
 local function store_targets(k, targets)
@@ -162,9 +176,10 @@ local function remove_members(k, g, ids, now, channel)
   local without = {}
   for _, id in ipairs(ids) do without[id] = true end
   local counts, about = parse_topics(redis.call('HGET', k.meta, 'topics') or '')
-  local targets = retarget(k, member_ids(k.deadlines, without), {}, counts)
+  local targets, kept = retarget(k, member_ids(k.deadlines, without), {}, counts)
   for _, id in ipairs(ids) do forget(k, id, now) end
   store_targets(k, targets)
-  redis.call('HSET', k.meta, 'epoch', int(g.epoch + 1), 'topics', format_topics(counts, about))
+  redis.call('HSET', k.meta, 'epoch', int(g.epoch + 1))
+  if #kept < #counts then redis.call('HSET', k.meta, 'topics', format_topics(kept, about)) end
   tell(channel, 'epoch ' .. int(g.epoch + 1))
 end
