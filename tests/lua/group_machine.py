@@ -422,7 +422,7 @@ class GroupMachine(RuleBasedStateMachine):
             ids = {actor.id for actor in self.actors.values()}
             state = self.state()
             quiet = all(m.owned == m.target and m.epoch == state.epoch for m in state.members.values())
-            told = all(actor.member.view.whole for actor in self.actors.values())
+            told = all(actor.member.view.whole and not actor.stopped for actor in self.actors.values())
             if quiet and told and state.members.keys() == ids:
                 break
             assert turn < 39, "never quiet"

@@ -19,7 +19,7 @@ return {{ format_runs(one), format_runs(subtract(one, other) or {{}}), names }}"
 JOIN = f"""{LIBRARIES}
 local runs = {{}}
 for i = 1, #ARGV, 2 do runs[#runs + 1] = {{ tonumber(ARGV[i]), tonumber(ARGV[i + 1]) }} end
-return format_runs({{ orders = join(runs) }})"""
+return format_runs({{ 'orders', orders = join(runs) }})"""
 
 
 def test_both_write_and_read_the_same(redis_client: redis.Redis) -> None:
