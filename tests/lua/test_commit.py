@@ -60,7 +60,7 @@ def test_only_the_owner_commits_and_all_or_none(group: Group) -> None:
 
 
 def test_the_epoch_is_between_the_assignment_and_the_members(group: Group) -> None:
-    """An older epoch of the owner is good as far as it had the partition; a newer one says that the server lost some."""
+    """An older epoch of the owner is good if it had the partition then; a newer one says that the server lost some."""
     a, b = pair(group)
     assert word_of(a.commit(*orders(0), epoch=1)) == "OK"
     assert word_of(a.commit(*orders(0), epoch=2)) == "OK"
