@@ -24,8 +24,8 @@ demo: setup  ## see it work: half a million records through a server and a worke
 test: setup  ## run the tests
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
 
-model: setup  ## 20,000 steps of random histories against a model, on each server
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py $(ARGS)
+model: setup  ## 20,000 steps of random histories of a partition and of a group against models, on each server
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py tests/lua/test_group_model.py $(ARGS)
 
 check: setup-dev  ## format, lint, types, import floors, generated code up to date
 	$(BIN)/ruff format --check

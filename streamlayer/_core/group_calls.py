@@ -13,6 +13,8 @@ from streamlayer._types import TopicPartition
 COMMITTED_AT_ONCE = 1000
 """How many offsets one commit stores at most, all or none; the script's cost grows with them."""
 NO_PAIRS = "-"
+NO_TOPICS = ";"
+"""A subscription to nothing, which is not the same as to what it was before: a pattern that nothing matches yet."""
 
 
 class TopicCount(NamedTuple):
@@ -140,7 +142,7 @@ def heartbeat(
     instance: str = "",
     description: str = "-",
     version: int = 0,
-    subscription: Sequence[str] = (),
+    subscription: Sequence[str] | None = None,
     topics: Mapping[str, TopicCount] | None = None,
     released: str = "",
 ) -> Call[Heartbeat]:
@@ -152,7 +154,7 @@ def heartbeat(
     :param retention_ms: how long offsets are kept without members.
     :param description: ``client_id@host``, without spaces.
     :param version: of the registry that the topics were read from.
-    :param subscription: topics; empty: as before.
+    :param subscription: topics; ``None``: as before.
     :param topics: how many partitions each has, where that may be news.
     :param released: partitions let go, as runs.
     """
@@ -169,7 +171,7 @@ def heartbeat(
             instance,
             description,
             version,
-            ";".join(sorted(subscription)),
+            "" if subscription is None else ";".join(sorted(subscription)) or NO_TOPICS,
             ";".join(f"{topic}:{has}:{first}" for topic, (has, first) in sorted((topics or {}).items())),
             released,
             keys.channel,
@@ -249,7 +251,7 @@ def _described(reply: Reply) -> DescribedGroup:
 
 
 def _member(member_id: str, head: str, deadline: str, subscription: str, owned: str, target: str) -> GroupMember:
-    epoch, *_, instance, description = head.split(" ")
+    epoch, *_, instance, description = head.split(" ", 7)
     return GroupMember(
         member_id=member_id,
         epoch=int(epoch),

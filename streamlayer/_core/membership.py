@@ -107,7 +107,7 @@ class Membership:
     def hear(self, text: str, now: int) -> None:
         """Something was told to the group: ``epoch N``, ``free``, or nothing (it may have been missed)."""
         if self._call is not None:
-            self._heard.append(text)  # the answer under way may be older than this
+            self._heard.append(text)  # the answer on its way may be older, or newer
         word, _, epoch = text.partition(" ")
         if (
             (word == "epoch" and int(epoch) <= self.view.epoch and self.view.whole)
@@ -134,7 +134,7 @@ class Membership:
                 instance=self._instance,
                 description=self._description,
                 version=self._registry,
-                subscription=self._subscription if self._news else (),
+                subscription=self._subscription if self._news else None,
                 topics=self._topics if self._news else None,
                 released=format_runs(self._in_call),
             )
@@ -171,17 +171,17 @@ class Membership:
             first=first,
         )
         self.valid_until = self._sent_at + self._session_ms
-        wait: float = self._interval_ms
+        # From the sending: the server may have answered the first copy, long ago, and the session runs since then.
+        self.due_at = max(now, self._sent_at + self._interval_ms)
         if reply.pending > 1 or self._letting_go or self._news:
-            wait = 0
+            self.due_at = now
         elif reply.earliest_ms >= 0:
-            wait = min(wait, reply.earliest_ms + dice * SPREAD_MS)
-        # A call that went again renewed nothing the second time: the session counts from when it went first.
-        self.due_at = min(now + int(wait), max(now, self._sent_at + self._interval_ms))
+            self.due_at = min(self.due_at, now + int(reply.earliest_ms + dice * SPREAD_MS))
         changed = view != self.view
         if changed:
             self.view = view
-        for text in self._heard:
+        heard, self._heard = self._heard, []
+        for text in heard:
             self.hear(text, now)
         return changed
 

@@ -16,9 +16,8 @@ local g, refusal = read_group(meta)
 if not g then return refusal end
 local now = server_ms()
 if member == '' then
-  if g.there and redis.call('ZCOUNT', deadlines, int(now), '+inf') > 0 then
-    return refuse('NON_EMPTY_GROUP', int(redis.call('ZCOUNT', deadlines, int(now), '+inf')))
-  end
+  local alive = g.there and living(k, g, now) or 0
+  if alive > 0 then return refuse('NON_EMPTY_GROUP', int(alive)) end
 else
   local head = g.there and read_head(members, member)
   if not head then return refuse('FENCED_MEMBER', 'session') end
@@ -28,16 +27,18 @@ else
   if epoch > head.epoch then return refuse('FENCED_MEMBER', 'lost') end
   local names = {}
   for i = commits, #ARGV, 5 do names[#names + 1] = ARGV[i] end
-  for i, owner in ipairs(redis.call('HMGET', owners, unpack(names))) do
+  for i, owner in ipairs(names[1] and redis.call('HMGET', owners, unpack(names)) or {}) do
     local id, since = string.match(owner or '', '^(%S+) (%d+)$')
     if id ~= member or tonumber(since) > epoch then return refuse('NOT_OWNER', names[i]) end
   end
 end
-if not g.there then
-  local strange = create_group(k)
-  if strange then return refuse('FOREIGN', strange) end
+local strange = not holds(offsets, 'hash') and offsets or member == '' and foreign_key(k, g)
+if strange then return refuse('FOREIGN', strange) end
+if not g.there then create_group(k) end
+if member == '' then
+  -- Who is overdue is put out: it shall not go on, and commit, from offsets that were set behind its back.
+  for _, id in ipairs(redis.call('ZRANGE', deadlines, 1, -1)) do forget(k, id, now) end
 end
-if not holds(offsets, 'hash') then return refuse('FOREIGN', offsets) end
 for i = commits, #ARGV, 5 do
   if ARGV[i + 1] == '-1' then
     redis.call('HDEL', offsets, ARGV[i])
@@ -46,6 +47,9 @@ for i = commits, #ARGV, 5 do
     redis.call('HSET', offsets, ARGV[i], value)
   end
 end
-if member ~= '' then redis.call('HSET', members, member .. ':c', int(call)) end
-renew_expiry(k, g, now, retention_ms)
+if member ~= '' then
+  redis.call('HSET', members, member .. ':c', int(call))
+else
+  renew_expiry(k, g, now, retention_ms) -- while there are members, their heartbeats do it
+end
 return { tag, now }

@@ -11,7 +11,7 @@
 local g, refusal = read_group(meta)
 if not g then return refusal end
 if not g.there then return { tag, 0 } end
-local living = redis.call('ZCOUNT', deadlines, int(server_ms()), '+inf')
-if living > 0 then return refuse('NON_EMPTY_GROUP', int(living)) end
+local alive = living({ deadlines = deadlines }, g, server_ms())
+if alive > 0 then return refuse('NON_EMPTY_GROUP', int(alive)) end
 redis.call('UNLINK', meta, members, deadlines, gone, owners, offsets)
 return { tag, 1 }

@@ -46,15 +46,18 @@ if head and call == head.call then
   return answer(found[1] or '', revoke and format_runs(revoke))
 end
 
-local without = {}
+local without, cut = {}, {}
 local changed = false
 if g.there then
-  for _, id in ipairs(overdue_members(k, g, member, now, session_ms, interval_ms)) do
-    without[id], changed = true, true
-  end
+  local dropped
+  dropped, cut = overdue_members(k, g, member, now, session_ms, interval_ms)
+  for _, id in ipairs(dropped) do without[id], changed = true, true end
 end
 
 local function renew()
+  for id, deadline in pairs(cut) do
+    if not without[id] then redis.call('ZADD', deadlines, int(deadline), id) end
+  end
   redis.call('ZADD', deadlines, int(now + session_ms), member)
   redis.call('HSET', meta, 'seen', int(now), 'grace', int(g.grace))
   renew_expiry(k, g, now, retention_ms + session_ms)
@@ -68,14 +71,13 @@ if steady and subscription == '' and topics == '' and released == '' then
   return answer()
 end
 
-if not g.there then
-  local strange = create_group(k)
-  if strange then return refuse('FOREIGN', strange) end
-end
+local strange = foreign_key(k, g)
+if strange then return refuse('FOREIGN', strange) end
+if not g.there then create_group(k) end
 -- A static member takes the place of the one that had its instance id, which is fenced at once.
 local from = member
 if not head then
-  head = { epoch = 0, changed = 0, pending = 1, joined = now, instance = '-', description = description }
+  head = { epoch = 0, changed = 0, pending = 1, joined = now, instance = '-', description = description ~= '' and description or '-' }
   if instance ~= '' then
     head.instance = instance
     from = redis.call('HGET', members, '@' .. instance) or member
@@ -88,23 +90,29 @@ if subscription == '' then subscription = stored[1] or '' end
 if subscription ~= stored[1] then changed = true end
 
 -- How many partitions there are is told by whoever has the newest registry.
-local counts, about = parse_topics(g.topics)
+local known_topics = redis.call('HGET', meta, 'topics') or ''
+local counts, about = parse_topics(known_topics)
+local told = false
 for topic, count, first in string.gmatch(topics, '([^:;]+):(%d+):(%d+)') do
-  local known = about[topic] or { version = 0, first = tonumber(first) }
-  if version >= known.version then
+  local at = about.version[topic] or -1
+  if version >= at then
+    if not counts[topic] then counts[#counts + 1], about.first[topic] = topic, tonumber(first) end
     if counts[topic] ~= tonumber(count) then changed = true end
-    counts[topic], about[topic] = tonumber(count), { version = version, first = known.first }
+    told = told or version > at or changed
+    counts[topic], about.version[topic] = tonumber(count), version
   end
 end
 g.version = math.max(g.version, version)
 
 local targets = {}
 if changed then
-  local known = { [member] = { subscription = subscription, target = target } }
-  targets = retarget(k, member_ids(deadlines, without, member), known, counts)
+  local known, kept = { [member] = { subscription = subscription, target = target } }, nil
+  targets, kept = retarget(k, member_ids(deadlines, without, member), known, counts)
   g.epoch = g.epoch + 1
-  target = targets[member]
+  target = targets[member] or target
+  counts, told = kept, told or #kept < #counts
 end
+if told then known_topics = format_topics(counts, about) end
 local revoke, granted, freed
 local before = owned
 owned, revoke, granted, freed = reconcile(k, g, member, head, owned, target, released, without)
@@ -118,7 +126,7 @@ if owned ~= before or freed then head.changed = call end
 head.call, head.session_ms = call, session_ms
 redis.call('HSET', members, member, format_head(head), member .. ':s', subscription, member .. ':t', target, member .. ':o', owned)
 if head.instance ~= '-' then redis.call('HSET', members, '@' .. head.instance, member) end
-redis.call('HSET', meta, 'epoch', int(g.epoch), 'version', int(g.version), 'topics', format_topics(counts, about))
+redis.call('HSET', meta, 'epoch', int(g.epoch), 'version', int(g.version), 'topics', known_topics)
 renew()
 if changed then
   tell(channel, 'epoch ' .. int(g.epoch))

@@ -24,63 +24,87 @@ local function topic_sets(members, counts)
   for i, member in ipairs(members) do
     local class = by_text[member.subscription]
     if not class then
-      class = { topics = {}, members = {} }
-      for topic in string.gmatch(member.subscription, '[^;]+') do class.topics[topic] = true end
+      class = {}
       by_text[member.subscription], classes[#classes + 1] = class, class
     end
-    class.members[#class.members + 1] = i
+    class[#class + 1] = i
+  end
+  local keys = {} -- topic -> the numbers of the classes that subscribe to it
+  for c, class in ipairs(classes) do
+    for topic in string.gmatch(members[class[1]].subscription, '[^;]+') do
+      keys[topic] = (keys[topic] or '') .. c .. ','
+    end
   end
   local sets, by_key = {}, {}
   for _, topic in ipairs(sorted_names(counts)) do
-    local key, indexes = '', {}
-    for c, class in ipairs(classes) do
-      if class.topics[topic] then
-        key = key .. int(c) .. ','
-        for _, i in ipairs(class.members) do indexes[#indexes + 1] = i end
+    local key = keys[topic]
+    if key and not by_key[key] then
+      local indexes = {}
+      for c in string.gmatch(key, '%d+') do
+        for _, i in ipairs(classes[tonumber(c)]) do indexes[#indexes + 1] = i end
       end
+      table.sort(indexes)
+      by_key[key] = { topics = {}, members = indexes }
+      sets[#sets + 1] = by_key[key]
     end
-    if indexes[1] then
-      if not by_key[key] then
-        table.sort(indexes)
-        by_key[key] = { topics = {}, members = indexes }
-        sets[#sets + 1] = by_key[key]
-      end
-      local topics = by_key[key].topics
-      topics[#topics + 1] = topic
-    end
+    if key then table.insert(by_key[key].topics, topic) end
   end
   return sets
 end
 
+-- topic -> the indexes of the members that have some of it.
+local function holders_of(members)
+  local holders = {}
+  for i, member in ipairs(members) do
+    for _, topic in ipairs(member.target) do
+      holders[topic] = holders[topic] or {}
+      table.insert(holders[topic], i)
+    end
+  end
+  return holders
+end
+
 -- What each member of a set holds of its topics, as lists of { topic, from, to }, how many that are, and what nobody holds.
-local function holdings(set, members, counts)
+local function holdings(set, members, counts, holders)
   local held, sizes, pool, total = {}, {}, {}, 0
   for _, i in ipairs(set.members) do held[i], sizes[i] = {}, 0 end
   for _, topic in ipairs(set.topics) do
-    local taken = {}
-    for _, i in ipairs(set.members) do
-      for _, run in ipairs(members[i].target[topic] or {}) do
-        local to = math.min(run[2], counts[topic] - 1)
+    local taken, free, last = {}, 0, counts[topic] - 1
+    for _, i in ipairs(holders[topic] or {}) do
+      for _, run in ipairs(sizes[i] and members[i].target[topic] or {}) do
+        local to = math.min(run[2], last)
         if run[1] <= to then
-          held[i][#held[i] + 1], taken[#taken + 1] = { topic, run[1], to }, { run[1], to }
+          held[i][#held[i] + 1] = { topic, run[1], to }
           sizes[i] = sizes[i] + to - run[1] + 1
+          if to - run[1] == last then free = counts[topic] else taken[#taken + 1] = { run[1], to } end
         end
       end
     end
-    local all = counts[topic] > 0 and { [topic] = { { 0, counts[topic] - 1 } } } or {}
-    local free = subtract(all, { [topic] = join(taken) })
-    for _, run in ipairs(free and free[topic] or {}) do pool[#pool + 1] = { topic, run[1], run[2] } end
+    for _, run in ipairs(join(taken)) do
+      if run[1] > free then pool[#pool + 1] = { topic, free, run[1] - 1 } end
+      free = run[2] + 1
+    end
+    if free <= last then pool[#pool + 1] = { topic, free, last } end
     total = total + counts[topic]
   end
   return held, sizes, pool, total
 end
 
+-- The lists of { topic, from, to } that a member has, added to its runs.
+local function add_to(runs, list)
+  for _, part in ipairs(list) do
+    local topic = part[1]
+    if not runs[topic] then runs[#runs + 1], runs[topic] = topic, {} end
+    table.insert(runs[topic], { part[2], part[3] })
+  end
+end
+
 -- members: { subscription = "orders;users", target = runs }, ...; counts: topic -> partitions. Returns runs, by index.
 local function assign(members, counts)
-  local targets, loads = {}, {}
+  local targets, loads, holders = {}, {}, holders_of(members)
   for i in ipairs(members) do targets[i], loads[i] = {}, 0 end
   for _, set in ipairs(topic_sets(members, counts)) do
-    local held, sizes, pool, total = holdings(set, members, counts)
+    local held, sizes, pool, total = holdings(set, members, counts, holders)
     -- The odd ones go to those who have most (nothing moves), then to those with the least from other sets.
     local order = {}
     for place, i in ipairs(set.members) do order[place] = i end
@@ -98,15 +122,11 @@ local function assign(members, counts)
     end
     for _, i in ipairs(order) do
       if sizes[i] < quota[i] then move(pool, held[i], quota[i] - sizes[i]) end
-      for _, run in ipairs(held[i]) do
-        local runs = targets[i][run[1]] or {}
-        runs[#runs + 1] = { run[2], run[3] }
-        targets[i][run[1]] = runs
-      end
+      add_to(targets[i], held[i])
     end
   end
   for _, runs in ipairs(targets) do
-    for topic in pairs(runs) do runs[topic] = join(runs[topic]) end
+    for _, topic in ipairs(runs) do runs[topic] = join(runs[topic]) end
   end
   return targets
 end

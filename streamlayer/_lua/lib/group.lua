@@ -5,30 +5,39 @@
 -- @include lib/assignor
 local GROUP_LAYOUT = 1
 local GONE_MS = 3600000 -- no call is later than this
-local DROPPED_AT_ONCE = 100
 
 local function read_group(meta)
-  local found = redis.pcall('HMGET', meta, 'min_v', 'epoch', 'version', 'topics', 'seen', 'grace', 'expires')
+  local found = redis.pcall('HMGET', meta, 'min_v', 'epoch', 'version', 'seen', 'grace', 'expires')
   if found.err then return nil, refuse('FOREIGN', meta) end
   if found[1] and tonumber(found[1]) > GROUP_LAYOUT then return nil, refuse('LAYOUT', found[1]) end
   return {
     there = found[1] ~= false, epoch = tonumber(found[2] or 0), version = tonumber(found[3] or 0),
-    topics = found[4] or '', seen = tonumber(found[5] or 0), grace = tonumber(found[6] or 0),
-    expires = tonumber(found[7] or 0),
+    seen = tonumber(found[4] or 0), grace = tonumber(found[5] or 0), expires = tonumber(found[6] or 0),
   }
 end
 
--- The keys of a new group, each with a placeholder, so that no declared key is ever absent. Returns a key that is
--- somebody else's, if there is one; nothing was written then.
-local function create_group(k)
-  local zsets = { k.deadlines, k.gone }
-  local hashes = { k.members, k.owners, k.offsets }
-  for _, key in ipairs(zsets) do if not holds(key, 'zset') then return key end end
-  for _, key in ipairs(hashes) do if not holds(key, 'hash') then return key end end
-  redis.call('HSET', k.meta, 'v', GROUP_LAYOUT, 'min_v', GROUP_LAYOUT, 'epoch', 0, 'version', 0, 'topics', '')
-  for _, key in ipairs(zsets) do redis.call('ZADD', key, -1, '-') end
-  for _, key in ipairs(hashes) do redis.call('HSET', key, '-', '') end
+-- A key that is somebody else's, if there is one. A group's keys have a placeholder each, so that none is ever absent.
+local function foreign_key(k, g)
+  if not g.there and redis.call('EXISTS', k.meta) == 1 then return k.meta end
+  for _, key in ipairs({ k.members, k.owners, k.offsets }) do
+    local kind = redis.call('TYPE', key).ok
+    local ours = kind == 'hash' and (g.there or redis.call('HEXISTS', key, '-') == 1)
+    if kind ~= 'none' and not ours then return key end
+  end
+  for _, key in ipairs({ k.deadlines, k.gone }) do
+    local kind = redis.call('TYPE', key).ok
+    local ours = kind == 'zset' and (g.there or redis.call('ZSCORE', key, '-'))
+    if kind ~= 'none' and not ours then return key end
+  end
   return nil
+end
+
+-- The keys of a new group. What an evicted one left is not taken up, its offsets apart.
+local function create_group(k)
+  redis.call('DEL', k.members, k.owners, k.deadlines)
+  redis.call('HSET', k.meta, 'v', GROUP_LAYOUT, 'min_v', GROUP_LAYOUT, 'epoch', 0, 'version', 0, 'topics', '')
+  for _, key in ipairs({ k.deadlines, k.gone }) do redis.call('ZADD', key, -1, '-') end
+  for _, key in ipairs({ k.members, k.owners, k.offsets }) do redis.call('HSET', key, '-', '') end
 end
 
 -- The group ends this long after its last call: renewed when more than 1/16 of that is used up.
@@ -40,10 +49,10 @@ local function renew_expiry(k, g, now, keep_ms)
 end
 
 local function read_head(members, id)
-  local head = redis.call('HGET', members, id)
-  if not head then return nil end
+  local head = redis.call('HGET', members, id) or ''
   local epoch, call, changed, session, pending, joined, instance, description =
-    string.match(head, '^(%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%S+) (%S+)$')
+    string.match(head, '^(%d+) (%d+) (%d+) (%d+) (%d) (%d+) (%S+) (.*)$')
+  if not epoch then return nil end
   return {
     epoch = tonumber(epoch), call = tonumber(call), changed = tonumber(changed), session_ms = tonumber(session),
     pending = tonumber(pending), joined = tonumber(joined), instance = instance, description = description,
@@ -56,18 +65,21 @@ local function format_head(head)
 end
 
 -- "orders:12:7:4": topic, partitions, the registry's version that says so, and how many it had when the group began.
+-- The counts have the topics' names as their list, as runs have.
 local function parse_topics(packed)
-  local counts, about = {}, {}
+  local counts, about, number = {}, { version = {}, first = {} }, 0
   for topic, count, version, first in string.gmatch(packed, '([^:;]+):(%d+):(%d+):(%d+)') do
-    counts[topic], about[topic] = tonumber(count), { version = tonumber(version), first = tonumber(first) }
+    number = number + 1
+    counts[number], counts[topic] = topic, tonumber(count)
+    about.version[topic], about.first[topic] = tonumber(version), tonumber(first)
   end
   return counts, about
 end
 
 local function format_topics(counts, about)
   local parts = {}
-  for _, topic in ipairs(sorted_names(counts)) do
-    parts[#parts + 1] = string.format('%s:%d:%d:%d', topic, counts[topic], about[topic].version, about[topic].first)
+  for i, topic in ipairs(sorted_names(counts)) do
+    parts[i] = string.format('%s:%d:%d:%d', topic, counts[topic], about.version[topic], about.first[topic])
   end
   return table.concat(parts, ';')
 end
@@ -83,10 +95,25 @@ local function member_ids(deadlines, without, with)
   return ids
 end
 
--- The new targets: id -> packed, of all members. `known` says what is not stored yet: id -> { subscription, target }.
--- Topics that nobody subscribes to leave `counts`.
+-- Those topics that somebody subscribes to.
+local function wanted_of(list, counts)
+  local wanted, seen, kept = {}, {}, {}
+  for _, member in ipairs(list) do
+    if not seen[member.subscription] then
+      seen[member.subscription] = true
+      for topic in string.gmatch(member.subscription, '[^;]+') do wanted[topic] = true end
+    end
+  end
+  for _, topic in ipairs(counts) do
+    if wanted[topic] then kept[#kept + 1], kept[topic] = topic, counts[topic] end
+  end
+  return kept
+end
+
+-- The new targets: id -> packed, where they are not as they were; and the counts of topics that are still wanted.
+-- `known` says what is not stored yet: id -> { subscription, target }.
 local function retarget(k, ids, known, counts)
-  local list = {}
+  local list, before = {}, {}
   for from = 1, #ids, 500 do
     local fields = {}
     for i = from, math.min(from + 499, #ids) do
@@ -94,22 +121,18 @@ local function retarget(k, ids, known, counts)
     end
     local found = redis.call('HMGET', k.members, unpack(fields))
     for i = 1, #found, 2 do
-      local own = known[ids[#list + 1]] or {}
-      list[#list + 1] = {
-        subscription = own.subscription or found[i] or '', target = parse_runs(own.target or found[i + 1] or ''),
-      }
+      local at = #list + 1
+      local own = known[ids[at]] or {}
+      before[at] = own.target or found[i + 1] or ''
+      list[at] = { subscription = own.subscription or found[i] or '', target = parse_runs(before[at]) }
     end
   end
-  local wanted = {}
-  for _, member in ipairs(list) do
-    for topic in string.gmatch(member.subscription, '[^;]+') do wanted[topic] = true end
+  local kept, targets = wanted_of(list, counts), {}
+  for i, runs in ipairs(assign(list, kept)) do
+    local target = format_runs(runs)
+    if target ~= before[i] then targets[ids[i]] = target end
   end
-  for topic in pairs(counts) do
-    if not wanted[topic] then counts[topic] = nil end
-  end
-  local targets = {}
-  for i, runs in ipairs(assign(list, counts)) do targets[ids[i]] = format_runs(runs) end
-  return targets
+  return targets, kept
 end
 
 local function store_targets(k, targets)
@@ -122,6 +145,12 @@ local function store_targets(k, targets)
     end
   end
   if fields[1] then redis.call('HSET', k.members, unpack(fields)) end
+end
+
+-- How many count as alive: all of them while nobody is dropped.
+local function living(k, g, now)
+  if now < g.grace then return redis.call('ZCARD', k.deadlines) - 1 end
+  return redis.call('ZCOUNT', k.deadlines, '(' .. int(now), '+inf')
 end
 
 -- A member is no more: its partitions are free, its id is never taken again.
@@ -146,10 +175,11 @@ end
 local function remove_members(k, g, ids, now, channel)
   local without = {}
   for _, id in ipairs(ids) do without[id] = true end
-  local counts, about = parse_topics(g.topics)
-  local targets = retarget(k, member_ids(k.deadlines, without), {}, counts)
+  local counts, about = parse_topics(redis.call('HGET', k.meta, 'topics') or '')
+  local targets, kept = retarget(k, member_ids(k.deadlines, without), {}, counts)
   for _, id in ipairs(ids) do forget(k, id, now) end
   store_targets(k, targets)
-  redis.call('HSET', k.meta, 'epoch', int(g.epoch + 1), 'topics', format_topics(counts, about))
+  redis.call('HSET', k.meta, 'epoch', int(g.epoch + 1))
+  if #kept < #counts then redis.call('HSET', k.meta, 'topics', format_topics(kept, about)) end
   tell(channel, 'epoch ' .. int(g.epoch + 1))
 end

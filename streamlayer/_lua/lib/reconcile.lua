@@ -37,12 +37,16 @@ local function reconcile(k, g, member, head, owned, target, released, without)
   local names
   head.epoch = g.epoch
   names, head.pending = grant(k, member, subtract(parse_runs(target), held) or {}, without)
+  local grown = {}
   for _, name in ipairs(names) do
     local topic, number = string.match(name, '^(.*):(%d+)$')
-    held[topic] = held[topic] or {}
-    table.insert(held[topic], { tonumber(number), tonumber(number) })
+    if not grown[topic] then
+      if not held[topic] then held[#held + 1] = topic end
+      grown[topic] = { unpack(held[topic] or {}) }
+    end
+    table.insert(grown[topic], { tonumber(number), tonumber(number) })
   end
-  for topic in pairs(held) do held[topic] = join(held[topic]) end
+  for topic, runs in pairs(grown) do held[topic] = join(runs) end
   return format_runs(held), nil, names, freed
 end
 

@@ -1,60 +1,77 @@
 -- Sets of partitions as runs: "orders:0-3,5;users:1", topics sorted. As a table: topic -> { { from, to }, ... }, the runs
--- sorted and apart. What thousands of partitions cost is what their runs cost.
+-- sorted and apart, and the topics' names as its list, so that they need not be sorted again. What thousands of
+-- partitions cost is what their runs cost. Runs are never changed in place: tables may share them.
 local function parse_runs(packed)
-  local runs = {}
+  local runs, count = {}, 0
   for topic, list in string.gmatch(packed, '([^:;]+):([^;]+)') do
-    local found = {}
-    for from, to in string.gmatch(list, '(%d+)%-?(%d*)') do
-      found[#found + 1] = { tonumber(from), tonumber(to) or tonumber(from) }
+    local found, only = {}, tonumber(list)
+    if only then
+      found[1] = { only, only }
+    else
+      for from, to in string.gmatch(list, '(%d+)%-?(%d*)') do
+        found[#found + 1] = { tonumber(from), tonumber(to) or tonumber(from) }
+      end
     end
-    runs[topic] = found
+    count = count + 1
+    runs[count], runs[topic] = topic, found
   end
   return runs
 end
 
+-- The names that a map has as its list: sorted, which they nearly always are already.
 local function sorted_names(map)
-  local names = {}
-  for name in pairs(map) do names[#names + 1] = name end
-  table.sort(names)
-  return names
+  for i = 2, #map do
+    if map[i] < map[i - 1] then
+      table.sort(map)
+      break
+    end
+  end
+  return map
 end
 
 local function format_runs(runs)
   local parts = {}
   for _, topic in ipairs(sorted_names(runs)) do
     local list = {}
-    for _, run in ipairs(runs[topic]) do
-      list[#list + 1] = run[1] == run[2] and int(run[1]) or int(run[1]) .. '-' .. int(run[2])
-    end
-    if list[1] then parts[#parts + 1] = topic .. ':' .. table.concat(list, ',') end
+    for i, run in ipairs(runs[topic]) do list[i] = run[1] == run[2] and run[1] or run[1] .. '-' .. run[2] end
+    if list[1] then parts[#parts + 1] = topic .. ':' .. (list[2] and table.concat(list, ',') or list[1]) end
   end
   return table.concat(parts, ';')
 end
 
--- What is in one and not in the other; nil instead of an empty table.
-local function subtract(some, others)
-  local rest = {}
-  for topic, runs in pairs(some) do
-    local cuts, left = others[topic] or {}, {}
-    local at = 1
-    for _, run in ipairs(runs) do
-      local from = run[1]
-      while cuts[at] and cuts[at][2] < from do at = at + 1 end
-      local cut = at
-      while cuts[cut] and cuts[cut][1] <= run[2] do
-        if cuts[cut][1] > from then left[#left + 1] = { from, cuts[cut][1] - 1 } end
-        from = math.max(from, cuts[cut][2] + 1)
-        cut = cut + 1
-      end
-      if from <= run[2] then left[#left + 1] = { from, run[2] } end
+-- What is left of a topic's runs without others.
+local function cut_runs(runs, cuts)
+  local left, at = {}, 1
+  for _, run in ipairs(runs) do
+    local from = run[1]
+    while cuts[at] and cuts[at][2] < from do at = at + 1 end
+    local cut = at
+    while cuts[cut] and cuts[cut][1] <= run[2] do
+      if cuts[cut][1] > from then left[#left + 1] = { from, cuts[cut][1] - 1 } end
+      from = math.max(from, cuts[cut][2] + 1)
+      cut = cut + 1
     end
-    if left[1] then rest[topic] = left end
+    if from <= run[2] then left[#left + 1] = { from, run[2] } end
   end
-  return next(rest) and rest
+  return left
 end
 
--- Sort a topic's runs and join those that touch.
+-- What is in one and not in the other; nil instead of an empty table.
+local function subtract(some, others)
+  local rest, count = {}, 0
+  for _, topic in ipairs(some) do
+    local left = others[topic] and cut_runs(some[topic], others[topic]) or some[topic]
+    if left[1] then
+      count = count + 1
+      rest[count], rest[topic] = topic, left
+    end
+  end
+  return count > 0 and rest or nil
+end
+
+-- A topic's runs sorted, and those that touch joined.
 local function join(runs)
+  if not runs[2] then return runs end
   table.sort(runs, function(a, b) return a[1] < b[1] end)
   local joined = {}
   for _, run in ipairs(runs) do
@@ -70,17 +87,18 @@ end
 
 -- Call `visit` with the names of partitions ("orders:3"), a list of 1,000 at most at a time, until it returns true.
 local function in_chunks(runs, visit)
-  local names = {}
+  local names, count = {}, 0
   for _, topic in ipairs(sorted_names(runs)) do
     for _, run in ipairs(runs[topic]) do
       for number = run[1], run[2] do
-        names[#names + 1] = topic .. ':' .. int(number)
-        if #names == 1000 then
+        count = count + 1
+        names[count] = topic .. ':' .. number
+        if count == 1000 then
           if visit(names) then return end
-          names = {}
+          names, count = {}, 0
         end
       end
     end
   end
-  if names[1] then visit(names) end
+  if count > 0 then visit(names) end
 end
