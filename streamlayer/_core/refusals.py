@@ -59,8 +59,7 @@ _FENCED: dict[str, tuple[str, str]] = {
         "Give each consumer that runs at the same time an id of its own",
     ),
     "lost": (
-        "the server lost its newest changes (a restart, or a failover), and what this member knows of the group with "
-        "them",
+        "the server lost its newest changes, this member's among them (a restart, or a failover)",
         "poll() joins again and goes on from what is committed",
     ),
 }
