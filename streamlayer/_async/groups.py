@@ -159,10 +159,7 @@ class GroupAdmin:
         :raises GroupIdNotFoundError: there is no such group.
         """
         check_name(group_id, "group")
-        if isinstance(ids, str):
-            msg = f"remove_group_members takes a list of ids: remove_group_members({group_id!r}, [{ids!r}])"
-            raise TypeError(msg)
-        wanted = set(ids)
+        wanted = set(check_names("remove_group_members", ids, "member"))
         group = await self._described(group_id)
         members = [each.member_id for each in group.members if {each.member_id, each.instance} & wanted]
         if members:
@@ -181,7 +178,7 @@ class GroupAdmin:
         :raises UnknownTopicOrPartitionError: there is no such topic.
         """
         check_name(group_id, "group")
-        wanted = None if topics is None else check_names("list_group_offsets(topics=…)", topics)
+        wanted = None if topics is None else check_names("topics=", topics)
         for topic in wanted or ():
             await self._open(topic)
         found = await self._offsets(group_id)
@@ -250,7 +247,7 @@ class GroupAdmin:
         """
         check_name(group_id, "group")
         goal = aim(to, shift_by)
-        names = None if topics is None else check_names("reset_group_offsets(topics=…)", topics)
+        names = None if topics is None else check_names("topics=", topics)
         pairs = None if partitions is None else [topic_partition(given) for given in partitions]
         before = await self._offsets(group_id)
         wanted = list(before) if names is None and pairs is None else list(pairs or ())
