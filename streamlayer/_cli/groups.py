@@ -1,4 +1,4 @@
-"""``streamlayer groups`` and ``streamlayer lag``: who is in consumer groups, how far they are, and what to do about it."""
+"""``streamlayer groups`` and ``lag``: who is in consumer groups, how far they are, and what to do about it."""
 
 from __future__ import annotations
 
