@@ -16,7 +16,9 @@ from streamlayer.embedded import Server
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```\n\n```text\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
-TITLES = ["the first example", "producing", "consuming and replaying", "the async twin", "fakeredis", "retention"]
+TITLES = [
+    "the first example", "producing", "consuming and replaying", "the async twin", "fakeredis", "retention", "groups",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
