@@ -20,7 +20,7 @@ from streamlayer._core.administration import Aim, aim, check_shiftable, current_
 from streamlayer._core.checks import check_commit, check_mapping, check_names, check_partition, topic_partition
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.group_calls import COMMITTED_AT_ONCE, Commit, Committed, DescribedGroup
-from streamlayer._core.keys import check_name, group_keys, partition_keys
+from streamlayer._core.keys import GroupKeys, check_name, group_keys, partition_keys
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._types import GroupDescription, OffsetAndMetadata, OffsetChange, TopicPartition
 from streamlayer.errors import ConfigurationError, GroupIdNotFoundError, UnknownTopicOrPartitionError
@@ -275,6 +275,7 @@ class GroupAdmin:
 
     def _store(self, group_id: str, commits: Mapping[TopicPartition, Commit]) -> None:
         keys = group_keys(self._client.namespace, group_id)
+        self._drop_overdue(keys)
         left = self._client.call(group_calls.expires_in(keys))
         items = list(commits.items())
         for start in range(0, len(items), COMMITTED_AT_ONCE):
@@ -282,6 +283,13 @@ class GroupAdmin:
             call = group_calls.commit(keys, part, retention_ms=max(KEPT_MS, left))
             time = self._client.call(call)
             self._client.call(group_calls.enlist_group(self._client.namespace, group_id, time))
+
+    def _drop_overdue(self, keys: GroupKeys) -> None:
+        """Put out who is overdue if all are: one that wakes up late would commit over what is stored now."""
+        now = self._client.call(group_calls.server_time(self._client.namespace))
+        group = self._client.call(group_calls.describe_group(keys, with_offsets=False))
+        if group.members and all(member.deadline < now for member in group.members):
+            self._client.call(group_calls.leave(keys, [member.member_id for member in group.members]))
 
     # --- topics ------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from streamlayer._async.client import Client
 from streamlayer._core import group_calls
 from streamlayer._core.group_calls import Commit, Heartbeat, TopicCount
 from streamlayer._core.keys import group_keys
+from streamlayer._core.refusals import Refusal
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.errors import (
     ConfigurationError,
@@ -429,6 +430,31 @@ async def test_a_group_whose_members_died_is_empty(aio_args: dict[str, Any]) -> 
         assert (await admin.describe_groups(["g"]))["g"].members == ()
         await admin.alter_group_offsets("g", {T0: 4})
         assert (await admin.describe_groups(["g"]))["g"].lag == {T0: 6}
+    await client.close()
+
+
+async def test_a_member_that_wakes_up_late_does_not_undo_what_was_set(aio_args: dict[str, Any]) -> None:
+    """Its session was over and nobody had dropped it: it is fenced from then on, and its commit is refused."""
+    await fill(aio_args)
+    client = client_of(aio_args)
+    async with Admin(**aio_args) as admin:
+        topic_id = (await admin.describe_topics(["t"]))["t"].topic_id
+        epoch = (await beat(client, "a", 1, session_ms=300)).epoch
+
+        async def is_empty() -> bool:
+            return (await admin.describe_groups(["g"]))["g"].state == "Empty"
+
+        await aio_wait_until(is_empty, "a's session to be over")
+        await admin.reset_group_offsets("g", 4, topics=["t"], dry_run=True)
+        assert (await beat(client, "a", 2, session_ms=300, applied=1)).epoch == epoch
+        await aio_wait_until(is_empty, "a's session to be over again")
+        await admin.reset_group_offsets("g", 4, topics=["t"])
+        keys, late = group_keys(client.namespace, "g"), {T0: Commit(9, topic_id)}
+        with pytest.raises(Refusal, match="FENCED_MEMBER session"):
+            await client.call(group_calls.commit(keys, late, retention_ms=60_000, member="a", epoch=epoch, call=1))
+        with pytest.raises(Refusal, match="FENCED_MEMBER session"):
+            await beat(client, "a", 3, session_ms=300, applied=1)
+        assert [at.offset for at in (await admin.list_group_offsets("g")).values()] == [4, 4]
     await client.close()
 
 

@@ -17,6 +17,7 @@ from streamlayer._sync.client import Client
 from streamlayer._core import group_calls
 from streamlayer._core.group_calls import Commit, Heartbeat, TopicCount
 from streamlayer._core.keys import group_keys
+from streamlayer._core.refusals import Refusal
 from streamlayer import Admin, Consumer, Producer
 from streamlayer.errors import (
     ConfigurationError,
@@ -429,6 +430,31 @@ def test_a_group_whose_members_died_is_empty(sync_args: dict[str, Any]) -> None:
         assert (admin.describe_groups(["g"]))["g"].members == ()
         admin.alter_group_offsets("g", {T0: 4})
         assert (admin.describe_groups(["g"]))["g"].lag == {T0: 6}
+    client.close()
+
+
+def test_a_member_that_wakes_up_late_does_not_undo_what_was_set(sync_args: dict[str, Any]) -> None:
+    """Its session was over and nobody had dropped it: it is fenced from then on, and its commit is refused."""
+    fill(sync_args)
+    client = client_of(sync_args)
+    with Admin(**sync_args) as admin:
+        topic_id = (admin.describe_topics(["t"]))["t"].topic_id
+        epoch = (beat(client, "a", 1, session_ms=300)).epoch
+
+        def is_empty() -> bool:
+            return (admin.describe_groups(["g"]))["g"].state == "Empty"
+
+        sync_wait_until(is_empty, "a's session to be over")
+        admin.reset_group_offsets("g", 4, topics=["t"], dry_run=True)
+        assert (beat(client, "a", 2, session_ms=300, applied=1)).epoch == epoch
+        sync_wait_until(is_empty, "a's session to be over again")
+        admin.reset_group_offsets("g", 4, topics=["t"])
+        keys, late = group_keys(client.namespace, "g"), {T0: Commit(9, topic_id)}
+        with pytest.raises(Refusal, match="FENCED_MEMBER session"):
+            client.call(group_calls.commit(keys, late, retention_ms=60_000, member="a", epoch=epoch, call=1))
+        with pytest.raises(Refusal, match="FENCED_MEMBER session"):
+            beat(client, "a", 3, session_ms=300, applied=1)
+        assert [at.offset for at in (admin.list_group_offsets("g")).values()] == [4, 4]
     client.close()
 
 
