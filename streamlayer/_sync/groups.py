@@ -6,6 +6,7 @@ looked up before is for messages and arithmetic only.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Iterable, Mapping
 from datetime import datetime
@@ -23,7 +24,12 @@ from streamlayer._core.group_calls import COMMITTED_AT_ONCE, Commit, Committed, 
 from streamlayer._core.keys import GroupKeys, check_name, group_keys, partition_keys
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._types import GroupDescription, OffsetAndMetadata, OffsetChange, TopicPartition
-from streamlayer.errors import ConfigurationError, GroupIdNotFoundError, UnknownTopicOrPartitionError
+from streamlayer.errors import (
+    ConfigurationError,
+    GroupIdNotFoundError,
+    ServerUnavailableError,
+    UnknownTopicOrPartitionError,
+)
 
 TIMEOUT_MS = 10_000
 LISTED_MS = DAY_MS
@@ -253,9 +259,9 @@ class GroupAdmin:
         wanted = list(before) if names is None and pairs is None else list(pairs or ())
         for topic in names or ():
             wanted += [TopicPartition(topic, number) for number in range((self._open(topic)).partitions)]
-        logs = self._logs(sorted(set(wanted)))
+        logs = self._logs(dict.fromkeys(wanted))
         changes: dict[TopicPartition, OffsetChange] = {}
-        for tp, log in logs.items():
+        for tp, log in sorted(logs.items()):
             stored = before[tp].offset if tp in before else None
             changes[tp] = OffsetChange(stored, self._place(group_id, tp, log, goal, stored))
         if not dry_run:
@@ -282,7 +288,12 @@ class GroupAdmin:
             part = dict(items[start : start + COMMITTED_AT_ONCE])
             call = group_calls.commit(keys, part, retention_ms=max(KEPT_MS, left))
             time = self._client.call(call)
-            self._client.call(group_calls.enlist_group(self._client.namespace, group_id, time))
+            self._enlist(group_id, time)
+
+    def _enlist(self, group_id: str, time: int) -> None:
+        """Have a group listed. Its offsets are stored: a list that cannot be written (memory is full) is no failure."""
+        with contextlib.suppress(ServerUnavailableError):
+            self._client.execute([group_calls.enlist_group(self._client.namespace, group_id, time)])
 
     def _drop_overdue(self, keys: GroupKeys) -> None:
         """Put out who is overdue if all are: one that wakes up late would commit over what is stored now."""
