@@ -41,7 +41,7 @@ def topic_partition(given: Any) -> TopicPartition:
     :raises TypeError: it is no pair.
     :raises InvalidTopicError: the first of it cannot be a topic's name.
     """
-    if isinstance(given, str) or len(given) != 2:
+    if isinstance(given, str) or not hasattr(given, "__len__") or len(given) != 2:
         msg = f"a partition is named by TopicPartition(topic, number), not {given!r}"
         raise TypeError(msg)
     return TopicPartition(check_name(given[0]), given[1])
@@ -49,6 +49,16 @@ def topic_partition(given: Any) -> TopicPartition:
 
 def _whole(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _is_text(given: Any) -> bool:
+    if not isinstance(given, str):
+        return False
+    try:
+        given.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def check_offset(tp: TopicPartition, offset: Any) -> None:
@@ -69,11 +79,14 @@ def check_commit(tp: TopicPartition, given: Any, method: str = "commit") -> tupl
     """An offset to commit, and the text that goes with it.
 
     :param method: what the user called.
-    :raises ConfigurationError: it is negative or no int, or the text is too long.
+    :raises ConfigurationError: it is negative or no int, or the text is none, or too long.
     """
     offset, metadata = (given.offset, given.metadata) if isinstance(given, OffsetAndMetadata) else (given, "")
     if not _whole(offset) or offset < 0:
         msg = f"{method}({{{tp!r}: {given!r}}}): an offset is an int from 0 on, of the next record to read"
+        raise ConfigurationError(msg)
+    if not _is_text(metadata):
+        msg = f"{method}({{{tp!r}: {given!r}}}): metadata is a str that UTF-8 can encode"
         raise ConfigurationError(msg)
     if len(metadata) > LONGEST_METADATA:
         msg = f"{method}({{{tp!r}: …}}): metadata has {LONGEST_METADATA:,} characters at most"

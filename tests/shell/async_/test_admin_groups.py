@@ -85,7 +85,11 @@ async def test_a_group_is_listed_and_described_from_its_first_member_to_its_end(
         async with Consumer("t", group_id="g", client_id="app", group_instance_id="one", **aio_args) as consumer:
             await consumer.wait_for_assignment(timeout_ms=10_000)
             await consumer.commit({T0: 4})
-            assert await admin.list_groups() == ["g"]
+
+            async def listed() -> bool:
+                return await admin.list_groups() == ["g"]
+
+            await aio_wait_until(listed, "the group to be listed: its session does it beside the consumer")
             (group,) = (await admin.describe_groups(["g"])).values()
             assert (group.group_id, group.state, group.lag) == ("g", "Stable", {T0: 6, T1: 5})
             (member,) = group.members
@@ -245,11 +249,15 @@ async def test_altered_offsets_are_where_the_group_goes_on(
         ({T0: True}, ConfigurationError, "an int from 0 on"),
         ({T0: OffsetAndMetadata(-3)}, ConfigurationError, "an int from 0 on"),
         ({T0: OffsetAndMetadata(1, "x" * 32_769)}, ConfigurationError, "32,768 characters at most"),
+        ({T0: OffsetAndMetadata(1, None)}, ConfigurationError, "metadata is a str that UTF-8 can encode"),
+        ({T0: OffsetAndMetadata(1, b"x")}, ConfigurationError, "metadata is a str"),
+        ({T0: OffsetAndMetadata(1, "\ud800")}, ConfigurationError, "metadata is a str"),
         ({T0: 11}, ConfigurationError, "the log ends at 10"),
         ({TopicPartition("t", 2): 0}, UnknownTopicOrPartitionError, "partitions 0 to 1, not 2"),
         ({TopicPartition("t", -1): 0}, UnknownTopicOrPartitionError, "not -1"),
         ({TopicPartition("nope", 0): 0}, UnknownTopicOrPartitionError, "no topic 'nope'"),
         ({"t": 0}, TypeError, r"TopicPartition\(topic, number\)"),
+        ({7: 0}, TypeError, r"TopicPartition\(topic, number\), not 7"),
         ([T0], TypeError, "takes a mapping"),
     ],
 )
@@ -332,6 +340,8 @@ async def test_a_reset_of_some_partitions_leaves_the_others(aio_args: dict[str, 
         ({"to": 1, "topics": ["nope"]}, UnknownTopicOrPartitionError, "no topic 'nope'"),
         ({"to": 1, "topics": "t"}, TypeError, "a list of names"),
         ({"to": 1, "partitions": [TopicPartition("t", 9)]}, UnknownTopicOrPartitionError, "not 9"),
+        ({"to": 1, "partitions": [("t", "0"), T0]}, UnknownTopicOrPartitionError, "not '0'"),
+        ({"to": 1, "partitions": [7]}, TypeError, r"TopicPartition\(topic, number\), not 7"),
         ({"to": 1, "partitions": T0}, TypeError, r"TopicPartition\(topic, number\), not 't'"),
         ({"shift_by": 1, "topics": ["t"]}, ConfigurationError, r"group g has no offset of t\[1\].* pass to=…"),
     ],
