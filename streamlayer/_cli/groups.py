@@ -53,7 +53,7 @@ def list_(
     if json:
         output.print_json([_summary(group) for group in groups])
     elif groups:
-        rows = [(group.group_id, group.state, len(group.members), sum(group.lag.values())) for group in groups]
+        rows = [(group.group_id, group.state, _living(group), sum(group.lag.values())) for group in groups]
         output.print_table(("GROUP", "STATE", "MEMBERS", "LAG"), rows)
     else:
         output.console(stderr=True).print("There are no groups. `streamlayer consume TOPIC --group GROUP` makes one.")
@@ -275,11 +275,15 @@ def _change(change: OffsetChange) -> str:
     return f"{'none' if change.before is None else change.before} -> {change.after}"
 
 
+def _living(group: GroupDescription) -> int:
+    return sum(not member.overdue for member in group.members)
+
+
 def _summary(group: GroupDescription) -> dict[str, object]:
     return {
         "group_id": group.group_id,
         "state": group.state,
-        "members": len(group.members),
+        "members": _living(group),
         "lag": sum(group.lag.values()),
     }
 
@@ -297,6 +301,8 @@ def _member_row(member: MemberDescription) -> tuple[str, str, str, str, str]:
     assignment = format_runs(member.assignment) or "-"
     if member.target != member.assignment:
         assignment += f" -> {format_runs(member.target) or '-'}"
+    if member.overdue:
+        assignment += " (overdue)"
     return member.member_id, member.group_instance_id or "-", member.client_id, member.host, assignment
 
 

@@ -43,7 +43,7 @@ def current_offsets(
 
 
 def description(group_id: str, group: DescribedGroup, lag: dict[TopicPartition, int], now: int) -> GroupDescription:
-    """A group as users see it. A member whose session is over is none, though nobody may have dropped it yet.
+    """A group as users see it. A member whose session is over does not count for the state, as for the scripts.
 
     :param now: the server's time, ms.
     """
@@ -52,11 +52,11 @@ def description(group_id: str, group: DescribedGroup, lag: dict[TopicPartition, 
         member.owned != member.target or member.epoch < group.epoch for member in living
     )
     state = (RECONCILING if moving else STABLE) if living else EMPTY
-    members = sorted(map(_member, living), key=lambda member: member.member_id)
+    members = [_member(each, now) for each in sorted(group.members, key=lambda member: member.member_id)]
     return GroupDescription(group_id, state, tuple(members), lag)
 
 
-def _member(member: GroupMember) -> MemberDescription:
+def _member(member: GroupMember, now: int) -> MemberDescription:
     client_id, _, host = member.description.rpartition("@")
     return MemberDescription(
         member.member_id,
@@ -66,6 +66,7 @@ def _member(member: GroupMember) -> MemberDescription:
         frozenset(member.subscription),
         frozenset(parse_runs(member.owned)),
         frozenset(parse_runs(member.target)),
+        overdue=member.deadline < now,
     )
 
 

@@ -14,6 +14,9 @@ import pytest
 import redis
 
 from streamlayer import Admin, Consumer, Producer, TopicPartition
+from streamlayer._core import group_calls
+from streamlayer._core.group_calls import TopicCount
+from streamlayer._core.keys import group_keys
 from streamlayer.embedded import Server
 from tests import servers
 from tests.system.test_cli import Cli, ended, read_line, values
@@ -192,6 +195,25 @@ def test_members_are_removed(cli: Cli, told: Callable[..., tuple[int, str]]) -> 
     assert cli.run("groups", "remove-members", "g", "one")[0] == "removed one\n"
     assert table(cli.run("groups", "list")[0])[1][1:3] == ["Empty", "0"]
     assert "it has none" in told("groups", "remove-members", "g", "one")[1]
+
+
+def test_members_that_died_are_shown_as_overdue(cli: Cli) -> None:
+    """Nobody counts them any more; describe shows what they had, until somebody joins or puts them out."""
+    with Admin(**cli.where) as admin:
+        call = group_calls.heartbeat(
+            group_keys(cli.where["namespace"], "g"), member="m1", call=1, applied=0, session_ms=100, interval_ms=10,
+            retention_ms=60_000, description="app@host", subscription=("t",), topics={"t": TopicCount(2, 2)},
+        )  # fmt: skip
+        reply = admin._client.call(call)
+        admin._client.call(group_calls.enlist_group(cli.where["namespace"], "g", reply.time))
+        sync_wait_until(lambda: admin.describe_groups()["g"].members[0].overdue, "its session to be over")
+    assert table(cli.run("groups", "list")[0])[1] == ["g", "Empty", "0", "0"]
+    member = table(cli.run("groups", "describe", "g")[0])[2]
+    assert member == ["m1", "-", "app", "host", "t:0-1", "(overdue)"]
+    (described,) = json.loads(cli.run("groups", "describe", "g", "--json")[0])["members"]
+    assert described["overdue"] is True
+    assert cli.run("groups", "remove-members", "g", "m1")[0] == "removed m1\n"
+    assert json.loads(cli.run("groups", "describe", "g", "--json")[0])["members"] == []
 
 
 def test_consume_in_a_group_without_commit(cli: Cli) -> None:

@@ -27,6 +27,7 @@ def groups_are_described() -> None:
         assert_type(group.lag, dict[TopicPartition, int])
         assert_type(group.members[0].assignment, frozenset[TopicPartition])
         assert_type(group.members[0].group_instance_id, str | None)
+        assert_type(group.members[0].overdue, bool)
         assert_type(admin.remove_group_members("billing", ["one"]), int)
         admin.delete_groups(["billing"])
         admin.delete_groups(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -100,6 +100,7 @@ def test_a_group_is_listed_and_described_from_its_first_member_to_its_end(sync_a
             assert member.host == f"{socket.gethostname()}:{os.getpid()}"
             assert member.subscription == {"t"}
             assert member.assignment == member.target == {T0, T1}
+            assert not member.overdue
             assert admin.remove_group_members("g", ["one"]) == 1
         group = (admin.describe_groups())["g"]
         assert (group.state, group.members, group.lag) == ("Empty", (), {T0: 6, T1: 5})
@@ -412,7 +413,7 @@ def test_the_state_says_whether_partitions_are_on_their_way(sync_args: dict[str,
         assert len(a.target) == len(b.target) == 1
 
         def a_is_over() -> bool:
-            return len((admin.describe_groups(["g"]))["g"].members) == 1
+            return [each.overdue for each in (admin.describe_groups(["g"]))["g"].members] == [True, False]
 
         sync_wait_until(a_is_over, "a's session to be over")
         assert state() == "Reconciling"
@@ -425,7 +426,7 @@ def test_the_state_says_whether_partitions_are_on_their_way(sync_args: dict[str,
 
 
 def test_a_group_whose_members_died_is_empty(sync_args: dict[str, Any]) -> None:
-    """After their session they are not described any more, and the group's offsets can be set."""
+    """After their session they are described as overdue, nobody counts them, and the group's offsets can be set."""
     fill(sync_args)
     client = client_of(sync_args)
     with Admin(**sync_args) as admin:
@@ -437,9 +438,11 @@ def test_a_group_whose_members_died_is_empty(sync_args: dict[str, Any]) -> None:
             return (admin.describe_groups(["g"]))["g"].state == "Empty"
 
         sync_wait_until(is_empty, "a's session to be over")
-        assert (admin.describe_groups(["g"]))["g"].members == ()
+        (member,) = (admin.describe_groups(["g"]))["g"].members
+        assert (member.member_id, member.overdue, member.assignment) == ("a", True, {T0, T1})
         admin.alter_group_offsets("g", {T0: 4})
-        assert (admin.describe_groups(["g"]))["g"].lag == {T0: 6}
+        group = (admin.describe_groups(["g"]))["g"]
+        assert (group.members, group.lag) == ((), {T0: 6})
     client.close()
 
 
