@@ -82,7 +82,8 @@ async def test_a_group_is_listed_and_described_from_its_first_member_to_its_end(
     async with Admin(**aio_args) as admin:
         assert await admin.list_groups() == []
         assert await admin.describe_groups() == {}
-        async with Consumer("t", group_id="g", client_id="app", group_instance_id="one", **aio_args) as consumer:
+        options: dict[str, Any] = {"group_id": "g", "group_instance_id": "one", "enable_auto_commit": False}
+        async with Consumer("t", client_id="app", **options, **aio_args) as consumer:
             await consumer.wait_for_assignment(timeout_ms=10_000)
             await consumer.commit({T0: 4})
 

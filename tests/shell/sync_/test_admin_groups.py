@@ -82,7 +82,8 @@ def test_a_group_is_listed_and_described_from_its_first_member_to_its_end(sync_a
     with Admin(**sync_args) as admin:
         assert admin.list_groups() == []
         assert admin.describe_groups() == {}
-        with Consumer("t", group_id="g", client_id="app", group_instance_id="one", **sync_args) as consumer:
+        options: dict[str, Any] = {"group_id": "g", "group_instance_id": "one", "enable_auto_commit": False}
+        with Consumer("t", client_id="app", **options, **sync_args) as consumer:
             consumer.wait_for_assignment(timeout_ms=10_000)
             consumer.commit({T0: 4})
 
