@@ -152,6 +152,7 @@ class MemberDescription(NamedTuple):
     :ivar subscription: the topics that it wants.
     :ivar assignment: the partitions that are its own now.
     :ivar target: those that shall be.
+    :ivar overdue: its session is over and nobody has dropped it yet, which the next heartbeat of another member does.
     """
 
     member_id: str
@@ -161,14 +162,15 @@ class MemberDescription(NamedTuple):
     subscription: frozenset[str]
     assignment: frozenset[TopicPartition]
     target: frozenset[TopicPartition]
+    overdue: bool = False
 
 
 class GroupDescription(NamedTuple):
     """A group.
 
     :ivar group_id: its id.
-    :ivar state: ``Empty`` (no members), ``Reconciling`` (partitions are on the way) or ``Stable``.
-    :ivar members: its members, by id.
+    :ivar state: ``Empty`` (no members but overdue ones), ``Reconciling`` (partitions are on the way) or ``Stable``.
+    :ivar members: its members, by id; overdue ones too.
     :ivar lag: for each partition with a stored offset, how many records lie behind it.
     """
 

@@ -250,12 +250,15 @@ def _unwrapped(error: Exception) -> Exception:
 
 
 def _place_of(call: Call[Any]) -> tuple[str, int | None]:
-    """The topic and partition that a call is about, read from its first key's hash tag."""
-    _, brace, rest = call.keys[0].partition("{")
-    topic, _, partition = rest.partition("}")[0].rpartition(":")
-    if brace and not partition.isdigit():
-        return f"group {partition}", None
-    return (topic, int(partition)) if brace else ("", None)
+    """What a call is about, read from its first key: a topic and a partition, or in words what else there is."""
+    before, brace, rest = call.keys[0].partition("{")
+    name = rest.partition("}")[0]
+    if before.endswith(":g:"):
+        return f"group {name}", None
+    if not brace:
+        return "the list of groups" if before.endswith(":groups") else "", None
+    topic, _, partition = name.rpartition(":")
+    return topic, int(partition)
 
 
 def _as_error(found: StreamlayerError | Refusal) -> StreamlayerError:

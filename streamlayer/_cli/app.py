@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamlayer import StreamlayerError, __version__
-from streamlayer._cli import consume, demo, produce, server, topics
+from streamlayer._cli import consume, demo, groups, produce, server, topics
 from streamlayer._cli.options import DebugOption, NamespaceOption, Session, examples
 from streamlayer.errors import ServerUnavailableError
 
@@ -61,9 +61,12 @@ app = typer.Typer(
         "streamlayer topics create orders --partitions 8",
         "streamlayer produce orders --file orders.txt",
         "streamlayer consume orders --from beginning",
+        "streamlayer lag billing",
     ),
 )
 app.add_typer(topics.app, name="topics")
+app.add_typer(groups.app, name="groups")
+app.command("lag", epilog=groups.LAG_EXAMPLES)(groups.lag)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
 app.command("server", epilog=server.EXAMPLES)(server.server)
@@ -90,7 +93,7 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Say which version this is.")
     ] = False,
 ) -> None:
-    """Kafka's log on the Redis you already run: topics, records, and a server to try it with."""
+    """Kafka's log on the Redis you already run: topics, records, consumer groups, and a server to try it with."""
     logging.basicConfig(format="warning: %(message)s", level=logging.WARNING)
     ctx.obj = Session(url, namespace, debug)
 

@@ -22,6 +22,7 @@ EXAMPLES = examples(
     "streamlayer consume orders --from beginning --no-follow --json",
     "streamlayer consume orders --from '2h ago' --max 100",
     "streamlayer consume orders --partition 2 --from 1200",
+    "streamlayer consume orders --group billing --commit --max 100",
 )
 
 TAIL = 10  # records shown of what is there already, where no other start is asked for
@@ -55,6 +56,18 @@ def consume(
     ] = None,
     most: Annotated[int | None, typer.Option("--max", min=1, metavar="N", help="Stop after N records.")] = None,
     partition: Annotated[int | None, typer.Option(min=0, metavar="N", help="Read this partition only.")] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="GROUP",
+            help="Read as a member of this group: the partitions that it gives this one, from where it is; --from "
+            "(`beginning`, the default, or `end`) is for partitions that it has no offset of.",
+            show_default=False,
+        ),
+    ] = None,
+    commit: Annotated[
+        bool, typer.Option("--commit/--no-commit", help="Have the group go on behind what was printed.")
+    ] = False,
     no_follow: Annotated[
         bool, typer.Option("--no-follow", "--exit", help="Stop at the end; without it, wait there for more.")
     ] = False,
@@ -71,6 +84,22 @@ def consume(
     begin = _start(start)
     show = output.record_printer(json=json)
     where = session(ctx, url, namespace)
+    if group is not None:
+        _check_in_group(begin, partition)
+        with Consumer(
+            url=where.url,
+            namespace=where.namespace,
+            group_id=group,
+            enable_auto_commit=commit,
+            auto_offset_reset="latest" if isinstance(begin, End) else "earliest",
+        ) as consumer:
+            _partitions(consumer, topic, None)  # a topic that is not there must not make a group
+            consumer.subscribe([topic])
+            for record in _of_group(consumer, most, follow=not no_follow):
+                show(record)
+        return
+    if commit:
+        raise typer.BadParameter("what was read is committed to a group: --commit needs --group", param_hint="--commit")
     with Consumer(url=where.url, namespace=where.namespace) as consumer:
         partitions = _partitions(consumer, topic, partition)
         consumer.assign(partitions)
@@ -105,6 +134,38 @@ def _records(
         if output.reader_is_gone():
             raise BrokenPipeError
         yield from _in_time_order(consumer.poll(_POLL_MS))
+
+
+def _check_in_group(begin: Start | None, partition: int | None) -> None:
+    if partition is not None:
+        raise typer.BadParameter("the group says who reads what", param_hint="--partition")
+    if not isinstance(begin, Beginning | End | None):
+        raise typer.BadParameter(
+            "a group goes on where it is: `beginning` or `end` is for what it has no offset of; "
+            "`streamlayer groups reset-offsets` moves it",
+            param_hint="--from",
+        )
+
+
+def _of_group(consumer: Consumer[bytes, bytes], most: int | None, *, follow: bool) -> Iterator[Record]:
+    """What the group gives to this member, in time order within a poll.
+
+    A poll commits what the ones before it brought, and leaving the block the rest: so all of it is flushed before.
+    """
+    ends = {} if follow else consumer.end_offsets(consumer.wait_for_assignment())
+    left = most
+    while (left is None or left) and (follow or _behind(consumer, ends)):
+        polled = consumer.poll(_POLL_MS, max_records=left)
+        yield from _in_time_order(polled)
+        sys.stdout.flush()
+        if output.reader_is_gone():
+            raise BrokenPipeError
+        if left is not None:
+            left -= sum(map(len, polled.values()))
+
+
+def _behind(consumer: Consumer[bytes, bytes], ends: dict[TopicPartition, int]) -> bool:
+    return any(consumer.position(tp) < ends[tp] for tp in consumer.assignment() & ends.keys())
 
 
 def _in_time_order(polled: dict[TopicPartition, list[Record]]) -> Iterator[Record]:

@@ -2,14 +2,63 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from streamlayer._core.keys import check_name
 from streamlayer._types import OffsetAndMetadata, TopicPartition
 from streamlayer.errors import ConfigurationError, UnknownTopicOrPartitionError
 
 
+def check_mapping(method: str, given: object, example: str) -> None:
+    """What a method takes as a mapping.
+
+    :param example: one, as it would be written.
+    :raises TypeError: it is none.
+    """
+    if not isinstance(given, Mapping):
+        msg = f"{method} takes a mapping: {method}({example})"
+        raise TypeError(msg)
+
+
+def check_names(method: str, given: Iterable[str], what: str = "topic") -> list[str]:
+    """Names of topics or groups, each once.
+
+    :param what: what they name.
+    :raises TypeError: it is one str, which would be taken for its letters.
+    :raises InvalidTopicError: a name cannot be one.
+    """
+    if isinstance(given, str):
+        kind = "names" if what == "topic" else "ids"
+        msg = f"{method} takes a list of {kind}: {method}([{given!r}])"
+        raise TypeError(msg)
+    return list(dict.fromkeys(check_name(name, what) for name in given))
+
+
+def topic_partition(given: Any) -> TopicPartition:
+    """A partition, however the pair was given.
+
+    :raises TypeError: it is no pair.
+    :raises InvalidTopicError: the first of it cannot be a topic's name.
+    """
+    if isinstance(given, str) or not hasattr(given, "__len__") or len(given) != 2:
+        msg = f"a partition is named by TopicPartition(topic, number), not {given!r}"
+        raise TypeError(msg)
+    return TopicPartition(check_name(given[0]), given[1])
+
+
 def _whole(number: Any) -> bool:
     return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _is_text(given: Any) -> bool:
+    if not isinstance(given, str):
+        return False
+    try:
+        given.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return True
 
 
 def check_offset(tp: TopicPartition, offset: Any) -> None:
@@ -26,17 +75,21 @@ LONGEST_METADATA = 32_768
 """Characters that go with a committed offset."""
 
 
-def check_commit(tp: TopicPartition, given: Any) -> tuple[int, str]:
+def check_commit(tp: TopicPartition, given: Any, method: str = "commit") -> tuple[int, str]:
     """An offset to commit, and the text that goes with it.
 
-    :raises ConfigurationError: it is negative or no int, or the text is too long.
+    :param method: what the user called.
+    :raises ConfigurationError: it is negative or no int, or the text is none, or too long.
     """
     offset, metadata = (given.offset, given.metadata) if isinstance(given, OffsetAndMetadata) else (given, "")
     if not _whole(offset) or offset < 0:
-        msg = f"commit({{{tp!r}: {given!r}}}): an offset is an int from 0 on, of the next record to read"
+        msg = f"{method}({{{tp!r}: {given!r}}}): an offset is an int from 0 on, of the next record to read"
+        raise ConfigurationError(msg)
+    if not _is_text(metadata):
+        msg = f"{method}({{{tp!r}: {given!r}}}): metadata is a str that UTF-8 can encode"
         raise ConfigurationError(msg)
     if len(metadata) > LONGEST_METADATA:
-        msg = f"commit({{{tp!r}: …}}): metadata has {LONGEST_METADATA:,} characters at most"
+        msg = f"{method}({{{tp!r}: …}}): metadata has {LONGEST_METADATA:,} characters at most"
         raise ConfigurationError(msg)
     return offset, metadata
 

@@ -284,7 +284,26 @@ def unlist_group(namespace: str, group_id: str) -> Call[Any]:
     return Call(None, (key,), ("ZREM", key, group_id), lambda reply: reply)
 
 
-def list_groups(namespace: str) -> Call[list[str]]:
-    """All groups that were listed; some may have ended since."""
+def list_groups(namespace: str, *, until: int | None = None) -> Call[list[str]]:
+    """All groups that were listed; some may have ended since.
+
+    :param until: only those that nobody has joined after this time, the server's.
+    """
     key = groups_key(namespace)
-    return Call(None, (key,), ("ZRANGE", key, 0, -1), lambda reply: [group.decode() for group in reply])
+    which = (0, -1) if until is None else ("-inf", until, "BYSCORE")
+    return Call(None, (key,), ("ZRANGE", key, *which), lambda reply: [group.decode() for group in reply])
+
+
+def group_exists(keys: GroupKeys) -> Call[bool]:
+    """Ask whether there is a group, listed or not."""
+    return Call(None, (keys.meta,), ("EXISTS", keys.meta), bool)
+
+
+def expires_in(keys: GroupKeys) -> Call[int]:
+    """Ask how long a group is kept if nobody calls, in ms; negative: there is none."""
+    return Call(None, (keys.meta,), ("PTTL", keys.meta), int)
+
+
+def server_time(namespace: str) -> Call[int]:
+    """Ask for the server's time, ms since the epoch."""
+    return Call(None, (groups_key(namespace),), ("TIME",), lambda reply: int(reply[0]) * 1000 + int(reply[1]) // 1000)

@@ -49,6 +49,23 @@ _FOR_THE_CALLER = frozenset({"NOSCRIPT", "TOO_LARGE", "BAD_TIMESTAMP", "STALE", 
 """Words of which only the caller knows what they mean to the user."""
 
 
+_FENCED: dict[str, tuple[str, str]] = {
+    "session": (
+        "the group does not know this member any more: its session ran out, or an administrator removed it",
+        "poll() joins again and goes on from what is committed",
+    ),
+    "instance": (
+        "another consumer joined with this one's group_instance_id and took its place",
+        "Give each consumer that runs at the same time an id of its own",
+    ),
+    "lost": (
+        "the server lost its newest changes, this member's among them (a restart, or a failover)",
+        "poll() joins again and goes on from what is committed",
+    ),
+}
+"""Why a member is none: what happened, and what to do."""
+
+
 def where(topic: str, partition: int | None) -> str:
     """Name a partition in an error's text."""
     return topic if partition is None else f"{topic}[{partition}]"
@@ -104,6 +121,23 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
             return errors.RequestTimedOutError(
                 f"{place}: the batch came after later ones and is too old to be looked up (next is {detail}): "
                 "it may be in the log"
+            )
+        case "FENCED_MEMBER":
+            what, advice = _FENCED.get(detail, _FENCED["session"])
+            return errors.CommitFailedError(f"{place}: {what}; nothing was stored. {advice}")
+        case "NOT_OWNER":
+            topic, _, number = detail.rpartition(":")
+            return errors.CommitFailedError(
+                f"{place}: {topic}[{number}] is not this member's, or was another's meanwhile; nothing was stored. "
+                "Its owner reads on from what is committed; poll() goes on with what is this consumer's now"
+            )
+        case "NON_EMPTY_GROUP":
+            members = "1 member" if detail == "1" else f"{detail} members"
+            return errors.NonEmptyGroupError(
+                f"{place} has {members}: while it has any, only they commit its offsets, and it cannot be deleted; "
+                "nothing was changed. Stop them (close() leaves at once, a process that died is dropped when its "
+                "session_timeout_ms is over), or put them out with Admin.remove_group_members: who still runs then "
+                "joins again"
             )
         case _:
             return errors.BY_WORD[word](f"{place}: {word} {detail}")

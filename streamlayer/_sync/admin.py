@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Never, Self, cast
 
 from streamlayer._sync.client import Client
+from streamlayer._sync.groups import TIMEOUT_MS, GroupAdmin
 from streamlayer._sync.registry import (
     alter_topic,
     create_topic,
@@ -18,7 +19,14 @@ from streamlayer._sync.registry import (
 from streamlayer._config import TopicConfig, altered_config, refuse_unknown, topic_config
 from streamlayer._core import calls
 from streamlayer._core.calls import Checked
-from streamlayer._core.checks import check_deleted_before, check_partition, check_partition_count
+from streamlayer._core.checks import (
+    check_deleted_before,
+    check_mapping,
+    check_names,
+    check_partition,
+    check_partition_count,
+    topic_partition,
+)
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.refusals import Refusal
@@ -34,11 +42,10 @@ from streamlayer.errors import (
 
 DEFAULT_PARTITIONS = 4
 MOST_PARTITIONS = 10_000
-TIMEOUT_MS = 10_000
 
 
-class Admin:
-    """Looks after topics.
+class Admin(GroupAdmin):
+    """Looks after topics, and (``GroupAdmin``) after consumer groups.
 
     :param url: the server; by default ``STREAMLAYER_URL``, else ``redis://localhost:6379/0``.
     :param redis: a redis-py client instead, whose settings are copied.
@@ -59,7 +66,7 @@ class Admin:
     ) -> None:
         if unknown:
             refuse_unknown("Admin", unknown, ("url", "redis", "namespace", "client_id", "allow_eviction"))
-        self._client = Client(url, redis, namespace, client_id, allow_eviction=allow_eviction)
+        super().__init__(Client(url, redis, namespace, client_id, allow_eviction=allow_eviction))
 
     def __enter__(self) -> Self:
         """Connect.
@@ -102,10 +109,7 @@ class Admin:
         :param missing_ok: a topic that does not exist is no error.
         :raises UnknownTopicOrPartitionError: one does not exist; those before it were deleted.
         """
-        if isinstance(names, str):
-            msg = f"delete_topics takes a list of names: delete_topics([{names!r}])"
-            raise TypeError(msg)
-        for name in [check_name(name) for name in names]:
+        for name in check_names("delete_topics", names):
             if not delete_topic(self._client, name) and not missing_ok:
                 raise UnknownTopicOrPartitionError(self._unknown(name))
 
@@ -157,7 +161,7 @@ class Admin:
         :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
         :raises ConfigurationError: a setting is wrong, or cannot be changed; of that topic nothing was changed.
         """
-        _check_mapping("alter_configs", configs, "{'orders': {'retention_ms': 60_000}}")
+        check_mapping("alter_configs", configs, "{'orders': {'retention_ms': 60_000}}")
         for name, changes in configs.items():
             _check_changes(check_name(name), changes)
         for name, changes in configs.items():
@@ -177,7 +181,7 @@ class Admin:
         :raises UnknownTopicOrPartitionError: a topic does not exist; those before it were changed.
         :raises ConfigurationError: fewer than the topic has (their records would be lost), or too many.
         """
-        _check_mapping("create_partitions", totals, "{'orders': 8}")
+        check_mapping("create_partitions", totals, "{'orders': 8}")
         for name, total in totals.items():
             check_partition_count(check_name(name), total, MOST_PARTITIONS)
         for name, total in totals.items():
@@ -197,8 +201,8 @@ class Admin:
         :raises UnknownTopicOrPartitionError: there is no such partition; in those before it records were deleted.
         :raises OffsetOutOfRangeError: an offset is beyond the log's end.
         """
-        _check_mapping("delete_records", before, "{TopicPartition('orders', 0): 100}")
-        wanted = {_topic_partition(tp): offset for tp, offset in before.items()}
+        check_mapping("delete_records", before, "{TopicPartition('orders', 0): 100}")
+        wanted = {topic_partition(tp): offset for tp, offset in before.items()}
         for tp, offset in wanted.items():
             check_deleted_before(tp, offset)
         starts: dict[TopicPartition, int] = {}
@@ -277,21 +281,8 @@ class Admin:
         ) as wrong:
             return str(wrong)
 
-    def _open(self, name: str) -> TopicEntry:
-        entry = open_topic(self._client, name, TIMEOUT_MS)
-        if entry is None:
-            raise UnknownTopicOrPartitionError(self._unknown(name))
-        return entry
-
     def _names(self, names: Iterable[str] | None, method: str) -> list[str]:
-        if isinstance(names, str):
-            msg = f"{method} takes a list of names: {method}([{names!r}])"
-            raise TypeError(msg)
-        return self.list_topics() if names is None else [check_name(name) for name in names]
-
-    def _unknown(self, name: str) -> str:
-        there = self.list_topics()
-        return f"there is no topic {name!r} in namespace {self._client.namespace!r}; there are {there[:10] or 'none'}"
+        return self.list_topics() if names is None else check_names(method, names)
 
     def close(self) -> None:
         """Close the connection. May be called twice."""
@@ -304,12 +295,6 @@ def _partitions(topic: NewTopic) -> int:
     return count
 
 
-def _check_mapping(method: str, given: object, example: str) -> None:
-    if not isinstance(given, Mapping):
-        msg = f"{method} takes a mapping: {method}({example})"
-        raise TypeError(msg)
-
-
 def _check_changes(topic: str, changes: Any) -> None:
     if isinstance(changes, TopicConfig):
         return
@@ -319,10 +304,3 @@ def _check_changes(topic: str, changes: Any) -> None:
     for name in cast("Mapping[str, Any]", changes):
         if name.replace(".", "_") not in TopicConfig.model_fields:
             topic_config({name: None})  # which says what is near
-
-
-def _topic_partition(given: Any) -> TopicPartition:
-    if isinstance(given, str) or len(given) != 2:
-        msg = f"a partition is named by TopicPartition(topic, number), not {given!r}"
-        raise TypeError(msg)
-    return TopicPartition(check_name(given[0]), given[1])

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -266,9 +266,15 @@ def _exchange(connection: Connection, request: list[bytes], replies: list[Any], 
         raise
 
 
+_one_sender = threading.Lock()
+"""For fakeredis: two threads that send on one of its connections at once raise ``ValueError``, and close it."""
+
+
 def transmit(connection: Connection, *command: str) -> None:
-    """Send a command without reading its answer."""
-    connection.send_packed_command([pack(command)], check_health=False)
+    """Send a command without reading its answer; another thread may be sending too."""
+    real = isinstance(getattr(connection, "_sock", None), socket.socket)
+    with nullcontext() if real else _one_sender:
+        connection.send_packed_command([pack(command)], check_health=False)
 
 
 def hang_up(connection: Connection) -> None:

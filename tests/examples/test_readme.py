@@ -24,6 +24,7 @@ TITLES = [
     "the async twin",
     "fakeredis",
     "retention",
+    "groups",
 ]
 
 

@@ -18,8 +18,10 @@ import redis
 import redis.asyncio
 
 from streamlayer import Admin, Consumer, NewTopic, Producer, RecordFuture, TopicPartition
+from streamlayer._waiting import threads
 from streamlayer.embedded import Server
 from streamlayer.errors import ConfigurationError, IllegalStateError, InvalidTimestampError, RequestTimedOutError
+from tests import servers
 from tests.shell.sync_.reading import read, stored_values
 from tests.waiting import sync_wait_until
 
@@ -278,6 +280,34 @@ def test_no_answer_is_waited_for_for_ever(given: float | None, used: float) -> N
     """A client's own socket_timeout may be shorter; without one a server that hangs would hang its caller."""
     producer = Producer(redis=redis.Redis(socket_timeout=given))
     assert producer._client.settings.options["socket_timeout"] == used
+
+
+def test_threads_may_send_on_one_connection(server: servers.TestServer) -> None:
+    """Who closes a consumer ends its reader's wait, on the connection on which the reader may be sending just now."""
+    with server.sync_client() as client:
+        connection = client.connection_pool.get_connection()
+        errors: list[Exception] = []
+
+        def send() -> None:
+            try:
+                for _ in range(500):
+                    threads.transmit(connection, "PING")
+            except Exception as error:  # noqa: BLE001 - the test shows it
+                errors.append(error)
+
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        try:
+            senders = [threading.Thread(target=send) for _ in range(4)]
+            for thread in senders:
+                thread.start()
+            for thread in senders:
+                thread.join()
+        finally:
+            sys.setswitchinterval(interval)
+        assert errors == []
+        assert [connection.read_response(disable_decoding=True) for _ in range(2000)] == [b"PONG"] * 2000
+        client.connection_pool.release(connection)
 
 
 def test_fakeredis_without_lua_is_told() -> None:

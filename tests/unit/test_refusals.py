@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from streamlayer import errors
-from streamlayer._core.refusals import Refusal, error_from_reply, where
+from streamlayer._async.link import _place_of
+from streamlayer._core.calls import Call
+from streamlayer._core.keys import group_keys, groups_key, partition_keys, registry_key
+from streamlayer._core.refusals import Refusal, error_from_reply, error_of, where
 from streamlayer._core.scripts import ALL
 
 READONLY = "READONLY You can't write against a read only replica."
@@ -93,6 +98,53 @@ def test_the_scripts_words_for_users(text: str, kind: type[errors.StreamlayerErr
     assert type(found) is kind
     with pytest.raises(kind, match=words):
         raise found
+
+
+@pytest.mark.parametrize(
+    ("word", "detail", "kind", "words"),
+    [
+        ("NON_EMPTY_GROUP", "1", errors.NonEmptyGroupError, "^group billing has 1 member: .*remove_group_members"),
+        ("NON_EMPTY_GROUP", "12", errors.NonEmptyGroupError, "^group billing has 12 members: .* Stop them"),
+        ("FENCED_MEMBER", "session", errors.CommitFailedError, "^group billing: .* session ran out.* joins again"),
+        ("FENCED_MEMBER", "instance", errors.CommitFailedError, "^group billing: another .* an id of its own"),
+        ("FENCED_MEMBER", "lost", errors.CommitFailedError, "^group billing: the server lost .* joins again"),
+        ("NOT_OWNER", "orders:3", errors.CommitFailedError, r"^group billing: orders\[3\] .* poll\(\) goes on"),
+    ],
+)
+def test_what_a_group_says(word: str, detail: str, kind: type[errors.StreamlayerError], words: str) -> None:
+    """Each word says what happened, to which group and partition, and what to do."""
+    found = error_of(word, detail, "group billing")
+    assert type(found) is kind
+    with pytest.raises(kind, match=words):
+        raise found
+
+
+@pytest.mark.parametrize("word", ["FENCED_MEMBER", "NOT_OWNER"])
+def test_what_a_member_is_told_is_its_own_to_explain(word: str) -> None:
+    """They come as refusals: only the member knows what became of it."""
+    found = error_from_reply(f"{word} orders:3", "group billing")
+    assert isinstance(found, Refusal)
+    assert (found.word, found.detail) == (word, "orders:3")
+
+
+GROUP = group_keys("some.ns", "billing")
+PARTITION = partition_keys("some.ns", "g", 3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "place"),
+    [
+        (tuple(GROUP), "group billing:"),
+        ((GROUP.offsets,), "group billing:"),
+        ((groups_key("some.ns"),), "the list of groups:"),
+        ((registry_key("some.ns"),), "the topic registry:"),
+        ((PARTITION.meta, PARTITION.tail), r"g\[3\]:"),
+    ],
+)
+def test_an_error_names_what_the_call_was_about(keys: tuple[str, ...], place: str) -> None:
+    """A group, the list of them, the registry or a partition: read from the first key, whatever the namespace."""
+    call = Call(None, keys, ("GET", keys[0]), str)
+    assert re.match(place, str(error_from_reply("OOM x", *_place_of(call))))
 
 
 def test_what_errors_carry_besides_words() -> None:

@@ -7,7 +7,7 @@ import time
 import pytest
 import redis
 
-from streamlayer import NewTopic
+from streamlayer import NewTopic, OffsetChange, TopicPartition
 from streamlayer import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from streamlayer.errors import BufferFullError, RequestTimedOutError, ServerFullError
@@ -111,6 +111,22 @@ def test_reading_goes_on(own_server: Server, own_client: redis.Redis) -> None:
         assert (admin.describe_topics(["t"]))["t"].partitions[0].log_end == 100
         admin.delete_topics(["t"])
         assert admin.list_topics() == []
+
+
+def test_a_groups_offsets_can_be_moved(own_server: Server, own_client: redis.Redis) -> None:
+    """They need no room: what was stored is told as stored, though the list of groups cannot be written."""
+    place = TopicPartition("t", 0)
+    with Producer(url=own_server.url, num_partitions=1) as producer:
+        producer.send_many("t", [b"x"] * 10, partition=0)
+    with Consumer("t", group_id="g", url=own_server.url) as consumer:
+        consumer.wait_for_assignment(timeout_ms=10_000)
+    with Admin(url=own_server.url) as admin:
+        fill(own_client)
+        assert admin.reset_group_offsets("g", 7) == {place: OffsetChange(0, 7)}
+        admin.alter_group_offsets("g", {place: 4})
+        assert (admin.list_group_offsets("g"))[place].offset == 4
+        admin.delete_groups(["g"])
+        assert admin.list_groups() == []
 
 
 def test_creating_on_a_full_server_is_told(own_server: Server, own_client: redis.Redis) -> None:
