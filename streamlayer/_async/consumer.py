@@ -171,6 +171,9 @@ class Consumer(Generic[K, V]):
             check_name(group_id, "group")
             if group_instance_id is not None:
                 check_name(group_instance_id, "group_instance_id")
+                if group_instance_id == "-":
+                    msg = "group_instance_id='-' is taken by the library for none: give it a name"
+                    raise ConfigurationError(msg)
             self._group = Group(
                 self._client,
                 self._assignment,

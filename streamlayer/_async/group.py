@@ -7,6 +7,7 @@ id and epoch. What the session learns meanwhile counts from the next ``poll`` on
 from __future__ import annotations
 
 import logging
+import secrets
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -61,6 +62,7 @@ class Group:
         self._commit_number = 0
         self._commit_at = 0
         self._stored: dict[TopicPartition, int] = {}
+        self._listed = False
         self._decided: dict[TopicPartition, Commit] = {}
         self._session: GroupSession | None = None
         self.listener = ConsumerRebalanceListener()
@@ -296,14 +298,16 @@ class Group:
     async def commit_quietly(self, done: Mapping[TopicPartition, int], timeout_ms: int = 5000) -> None:
         """Commit; what fails is told in the log only: it will be read again.
 
+        An offset only falls by this where the log was cut back: who seeks back says with ``commit`` that it counts.
+
         :param timeout_ms: how long to try while the server is away.
         """
         positions = self._assignment.positions
-        wanted = {
-            tp: self._commit_of(positions[tp], offset)
-            for tp, offset in done.items()
-            if tp in positions and self._stored.get(tp) != offset
-        }
+        wanted: dict[TopicPartition, Commit] = {}
+        for tp, offset in done.items():
+            position, stored = positions.get(tp), self._stored.get(tp, -1)
+            if position is not None and (offset > stored or (offset < stored and position.cut_back)):
+                wanted[tp] = self._commit_of(position, offset)
         try:
             if wanted:
                 await self._store(wanted, timeout_ms)
@@ -317,22 +321,29 @@ class Group:
         for start in range(0, len(items), COMMITTED_AT_ONCE):
             part = dict(items[start : start + COMMITTED_AT_ONCE])
             self._commit_number += 1
+            number = self._commit_number if self._view.member_id else secrets.randbits(52)
             call = group_calls.commit(
                 self._keys,
                 part,
                 retention_ms=self._options.offsets_retention_ms,
                 member=self._view.member_id,
                 epoch=max(0, self._view.epoch),
-                call=self._commit_number,
+                call=number,
             )
             try:
-                await self._client.call(call, timeout_ms)
+                time = await self._client.call(call, timeout_ms)
             except Refusal as refusal:
                 raise CommitFailedError(
                     f"group {self._options.group_id}: the commit was refused, nothing was stored "
                     f"({refusal}). {self._why()}"
                 ) from refusal
             self._stored.update({tp: commit.offset for tp, commit in part.items()})
+            for tp in part.keys() & self._assignment.positions.keys():
+                self._assignment.positions[tp].cut_back = False
+            if self._assignment.by_hand and not self._listed:
+                listing = group_calls.enlist_group(self._client.namespace, str(self._options.group_id), time)
+                await self._client.call(listing, timeout_ms)
+                self._listed = True
 
     def _why(self) -> str:
         if self._session is not None and self._session.left_at_poll_timeout:

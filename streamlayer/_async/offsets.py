@@ -11,7 +11,7 @@ from streamlayer._core.calls import Fetched, Field, ListedOffsets
 from streamlayer._core.codec import FrameError, decode_frames
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import Refusal, where
-from streamlayer._core.segment_map import SegmentMap
+from streamlayer._core.segment_map import Claim, SegmentMap
 from streamlayer._types import OffsetAndTimestamp
 from streamlayer.errors import CorruptRecordError, OffsetOutOfRangeError
 
@@ -53,26 +53,19 @@ class Offsets:
 
     async def _first_at(self, position: PartitionPosition, timestamp: int) -> tuple[OffsetAndTimestamp | None, int]:
         """The first record at or after a time, and where the log ended when it was looked for."""
-        segment, after, epochs = position.segment, 0, ""
+        claim = Claim(position.segment, 0, 0, None)
         segments, learnt = self._map_of(position), False
         if segments is not None:
-            (segment, after), epochs = segments.first_at(timestamp), segments.epochs
+            claim = segments.first_at(timestamp)
         while True:
-            call = calls.list_offsets(
-                position.keys,
-                topic_id=position.topic_id,
-                timestamp=timestamp,
-                segment=segment,
-                after=after,
-                epochs=epochs,
-            )
+            call = calls.list_offsets(position.keys, topic_id=position.topic_id, timestamp=timestamp, **claim._asdict())
             try:
                 listed = await self._client.call(call)
             except Refusal as refusal:
-                segment, after, epochs = int(refusal.detail), int(refusal.detail), ""
+                claim = Claim(int(refusal.detail), int(refusal.detail), 0, None)
                 if not learnt:
                     segments, learnt = await self.learn(position), True
-                    (segment, after), epochs = segments.first_at(timestamp), segments.epochs
+                    claim = segments.first_at(timestamp)
                 continue
             if segments is not None:
                 segments.trim(listed.log_start)

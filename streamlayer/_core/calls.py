@@ -104,11 +104,15 @@ class ClosedSegment(NamedTuple):
     :ivar number: its number.
     :ivar base: the offset of its first record.
     :ivar highest: the highest timestamp in it, ms since the epoch.
+    :ivar member: what stands in ``segs``.
+    :ivar closed: when it was closed, server's ms since the epoch.
     """
 
     number: int
     base: int
     highest: int
+    member: str
+    closed: int
 
 
 class ListedSegments(NamedTuple):
@@ -282,18 +286,28 @@ def list_offsets(
     timestamp: int = -1,
     segment: int = 0,
     after: int = 0,
-    epochs: str = "",
+    oldest: int = 0,
+    passed: ClosedSegment | None = None,
 ) -> Call[ListedOffsets]:
     """Ask where the log begins and ends, and with a timestamp (ms, not negative) for the field to look into.
 
     :param segment: the segment believed to hold the first record at or after the time.
     :param after: the first segment to look at: those before it are known to hold no such record.
-    :param epochs: the log's when that was learnt from a list of segments; empty if a refusal just said so.
+    :param oldest: if that is known from a list of segments: the oldest of these.
+    :param passed: the last of them before ``after``; ``None`` if a refusal has just said so.
     """
     return Call(
         scripts.LIST_OFFSETS,
         (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
-        (topic_id, timestamp, segment, after, epochs),
+        (
+            topic_id,
+            timestamp,
+            segment,
+            after,
+            oldest,
+            "" if passed is None else passed.member,
+            -1 if passed is None else passed.closed,
+        ),
         _listed,
     )
 
@@ -308,8 +322,13 @@ def list_segments(keys: PartitionKeys, *, topic_id: str, after: int = -1) -> Cal
 
 def _listed_segments(reply: Reply) -> ListedSegments:
     epochs, segment, base, *flat = reply
-    closed = [ClosedSegment(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+    closed = [_closed(flat[i].decode(), flat[i + 1]) for i in range(0, len(flat), 2)]
     return ListedSegments(epochs.decode(), segment, base, closed)
+
+
+def _closed(member: str, closed: int) -> ClosedSegment:
+    number, base, _, highest = map(int, member.split(":"))
+    return ClosedSegment(number, base, highest, member, closed)
 
 
 def create_partition(

@@ -215,7 +215,7 @@ def commit(
 
     :param member: whose partitions they are; empty: the group has no members.
     :param epoch: that the member followed when the offsets were read.
-    :param call: rises with each commit of the member.
+    :param call: rises with each commit of the member; without one, a random number that names the call.
     """
     args: list[str | bytes | int] = []
     for tp, (offset, topic_id, pairs, metadata) in offsets.items():
@@ -264,9 +264,12 @@ def _member(member_id: str, head: str, deadline: str, subscription: str, owned: 
     )
 
 
-def delete_group(keys: GroupKeys) -> Call[bool]:
-    """Free a group without members; the answer is whether there was one."""
-    return Call(scripts.DELETE_GROUP, _keys(keys), (), lambda reply: bool(reply[0]))
+def delete_group(keys: GroupKeys, *, created: str) -> Call[bool]:
+    """Free a group without members; the answer is whether there was one.
+
+    :param created: as ``group_created`` said: a group that was made since is left alone.
+    """
+    return Call(scripts.DELETE_GROUP, _keys(keys), (created,), lambda reply: bool(reply[0]))
 
 
 def enlist_group(namespace: str, group_id: str, time: int) -> Call[Any]:
@@ -292,6 +295,11 @@ def list_groups(namespace: str, *, until: int | None = None) -> Call[list[str]]:
     key = groups_key(namespace)
     which = (0, -1) if until is None else ("-inf", until, "BYSCORE")
     return Call(None, (key,), ("ZRANGE", key, *which), lambda reply: [group.decode() for group in reply])
+
+
+def group_created(keys: GroupKeys) -> Call[str | None]:
+    """Ask when a group was created: what tells it from another of that name; ``None``: there is none."""
+    return Call(None, (keys.meta,), ("HGET", keys.meta, "created"), _text)
 
 
 def group_exists(keys: GroupKeys) -> Call[bool]:

@@ -47,6 +47,7 @@ class PartitionPosition:
     :ivar paused: nothing is fetched or handed out.
     :ivar error: what keeps it from going on; a seek clears it.
     :ivar buffered: bytes that were fetched and may not all be handed out.
+    :ivar cut_back: the server lost records that were read; ended by who has taken note of it.
     :ivar sought: how many seeks there were.
     :ivar placed: whether something was fetched since the last: the segment is known then.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
@@ -63,6 +64,7 @@ class PartitionPosition:
         self.paused = False
         self.error: StreamlayerError | None = None
         self.segment = 0
+        self.cut_back = False
         self.sought = 0
         self.placed = False
         self._fetch_position = position
@@ -173,6 +175,7 @@ class PartitionPosition:
 
         :returns: how many records that were handed out are gone.
         """
+        self.cut_back = True
         lost = max(0, self.position - diverged_at)
         self.position = min(self.position, diverged_at)
         self.drop()  # the epochs crossed still tell what comes before

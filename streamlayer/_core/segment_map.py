@@ -1,14 +1,14 @@
 """The closed segments that a client has seen of one log, so that a seek names the right one at once.
 
-Closed segments never change, so this cannot be wrong while the log's epochs are the same; what it does not know costs a
-round trip. No socket: lists in, a segment's number out.
+Closed segments never change, but the end of a log's history may be lost and others take their numbers. So the scripts
+verify what is claimed from here: a wrong map costs a round trip. No socket: lists in, a segment's number out.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
-from typing import Final
+from typing import Final, NamedTuple
 
 from streamlayer._core.calls import ClosedSegment, ListedSegments
 
@@ -16,6 +16,21 @@ SEGMENTS_LISTED: Final = 1000
 """How many ``list_segments`` answers at most."""
 SEGMENTS_KEPT: Final = 16_000
 """More than this are not remembered: some 4 MB."""
+
+
+class Claim(NamedTuple):
+    """What a client believes of a look-up by time; the script believes it if what is named is still there.
+
+    :ivar segment: the one that holds the record.
+    :ivar after: the first that may.
+    :ivar oldest: the first that was looked at.
+    :ivar passed: the last before ``after``; ``None``: nothing is claimed.
+    """
+
+    segment: int
+    after: int
+    oldest: int
+    passed: ClosedSegment | None
 
 
 class SegmentMap:
@@ -26,7 +41,7 @@ class SegmentMap:
     """
 
     def __init__(self) -> None:
-        self.epochs = ""
+        self.epochs: str = ""
         self.complete = False
         self._closed: list[ClosedSegment] = []
         self._bases: list[int] = []
@@ -69,12 +84,14 @@ class SegmentMap:
             return None
         return self._closed[at].number
 
-    def first_at(self, timestamp: int) -> tuple[int, int]:
-        """Where to look for the first record at or after a time: the segment to name; no one before it holds it.
+    def first_at(self, timestamp: int) -> Claim:
+        """Where to look for the first record at or after a time: no segment before that one holds it.
 
         Segments trimmed since count as well: then the one named comes too early, which costs a round trip.
         """
         at = bisect_left(self._highest, timestamp)
-        if at < len(self._closed):
-            return self._closed[at].number, self._closed[at].number
-        return max(self._open[0], self.last + 1), self.last + 1
+        number = self._closed[at].number if at < len(self._closed) else max(self._open[0], self.last + 1)
+        if at == 0:
+            return Claim(number, 0, 0, None)
+        passed = self._closed[at - 1]
+        return Claim(number, passed.number + 1, self._closed[0].number, passed)

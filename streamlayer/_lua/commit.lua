@@ -7,8 +7,8 @@
 -- slot: one group's
 -- cost: O(offsets), 1,000 at most
 -- What follows the named arguments: partition ("orders:3"), offset, topic id, epochs crossed ("-": none), metadata; for
--- each. No member: for who has its partitions assigned by hand, and for administrators; the group must have no members.
--- An offset of -1 deletes what is stored.
+-- each. No member: for who has its partitions assigned by hand, and for administrators; the group must have no members, and
+-- the number is a random one, by which `gone` knows a call that comes again. An offset of -1 deletes what is stored.
 -- @include lib/reply
 -- @include lib/group
 local k = { meta = meta, members = members, deadlines = deadlines, gone = gone, owners = owners, offsets = offsets }
@@ -16,6 +16,7 @@ local g, refusal = read_group(meta)
 if not g then return refusal end
 local now = server_ms()
 if member == '' then
+  if g.there and redis.call('ZSCORE', gone, 'commit ' .. int(call)) then return { tag, now } end
   local alive = g.there and living(k, g, now) or 0
   if alive > 0 then return refuse('NON_EMPTY_GROUP', int(alive)) end
 else
@@ -34,7 +35,7 @@ else
 end
 local strange = not holds(offsets, 'hash') and offsets or member == '' and foreign_key(k, g)
 if strange then return refuse('FOREIGN', strange) end
-if not g.there then create_group(k) end
+if not g.there then create_group(k, now) end
 if member == '' then
   -- Who is overdue is put out: it shall not go on, and commit, from offsets that were set behind its back.
   for _, id in ipairs(redis.call('ZRANGE', deadlines, 1, -1)) do forget(k, id, now) end
@@ -50,6 +51,8 @@ end
 if member ~= '' then
   redis.call('HSET', members, member .. ':c', int(call))
 else
+  redis.call('ZREMRANGEBYSCORE', gone, 0, int(now - GONE_MS))
+  redis.call('ZADD', gone, int(now), 'commit ' .. int(call))
   renew_expiry(k, g, now, retention_ms) -- while there are members, their heartbeats do it
 end
 return { tag, now }

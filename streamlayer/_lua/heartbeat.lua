@@ -73,7 +73,7 @@ end
 
 local strange = foreign_key(k, g)
 if strange then return refuse('FOREIGN', strange) end
-if not g.there then create_group(k) end
+if not g.there then create_group(k, now) end
 -- A static member takes the place of the one that had its instance id, which is fenced at once.
 local from = member
 if not head then

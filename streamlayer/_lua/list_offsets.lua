@@ -1,20 +1,21 @@
 -- list_offsets: where a log begins and ends, and the field with the first record at or after a time.
 -- KEYS: meta tail segs log index times
--- ARGV: topic_id timestamp:int segment:int after:int epochs_seen
+-- ARGV: topic_id timestamp:int segment:int after:int oldest:int passed passed_closed:int
 -- returns: log_start next (base last bytes)?
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED SEGMENT
 -- flags: no-writes
 -- slot: one partition's
 -- cost: O(field), where the caller knows the segments; O(500 closed segments) else; timestamp -1: the two offsets only.
 -- SEGMENT says where to go on: what is before that segment holds no such record, and the caller passes it as `after` too.
--- Who knows it from segments seen before says under which epochs: the log's end may have been lost since.
+-- Who knows it from segments listed before names the oldest of these and the last one passed over (its member, and when it
+-- was closed): if that one is still there and the log begins no earlier, then all that was listed is as it was.
 -- @include lib/reply
 -- @include lib/meta
 -- @include lib/log_start
 local SEGMENTS_LOOKED_AT = 500
 
 local m, refusal = read_meta(meta, topic_id, 'next', 'segment', 'segment_base', 'tail_base', 'tail_len', 'deadline',
-  'retention_ms', 'start', 'max_timestamp', 'segment_position', 'epochs')
+  'retention_ms', 'start', 'max_timestamp', 'segment_position')
 if not m then return refusal end
 local now = server_ms()
 local p = {
@@ -29,7 +30,8 @@ if timestamp < 0 or start == p.next then return reply end
 
 -- Each segment knows its own highest timestamp: the first that reaches the time holds the record.
 local holder
-if epochs_seen ~= '' and epochs_seen ~= m[11] then after = 0 end
+local listed = first >= oldest and tonumber(redis.call('ZSCORE', segs, passed) or -1) == passed_closed
+if passed ~= '' and not listed then after = 0 end
 local from = math.max(first, after)
 local looked, chunk = 0, 2
 local rank = from < p.segment and (rank_of(segs, from) or math.max(1, last_rank(segs, 1, from)))

@@ -1,7 +1,7 @@
 -- list_segments: the closed segments behind one; what a client that seeks remembers of a log.
 -- KEYS: meta segs
 -- ARGV: topic_id after:int
--- returns: epochs open_segment open_base (number base highest_timestamp)*
+-- returns: epochs open_segment open_base (member closed)*
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED
 -- flags: no-writes
 -- slot: one partition's
@@ -17,8 +17,8 @@ if not m then return refusal end
 if not holds(segs, 'zset') then return refuse('FOREIGN', segs) end
 local reply = { tag, m[1], tonumber(m[2]), tonumber(m[3]) }
 local from = last_rank(segs, 1, after) + 1
-for _, member in ipairs(redis.call('ZRANGE', segs, from, from + SEGMENTS_LISTED - 1)) do
-  local number, base = closed_segment(member)
-  reply[#reply + 1], reply[#reply + 2], reply[#reply + 3] = number, base, tonumber(string.match(member, '%-?%d+$'))
+local found = redis.call('ZRANGE', segs, from, from + SEGMENTS_LISTED - 1, 'WITHSCORES')
+for i = 1, #found, 2 do
+  reply[#reply + 1], reply[#reply + 2] = found[i], tonumber(found[i + 1])
 end
 return reply

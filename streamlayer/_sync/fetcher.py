@@ -189,6 +189,7 @@ class Fetcher:
             (offset,) = self._offsets.find([position], policy, 0)
             logger.warning("%s; the position was %d, going on at %d", error, at, offset)
             position.seek(offset)
+            position.cut_back = True
         elif lost := position.truncated(diverged_at):
             logger.warning(
                 "%s: the server lost the log's end; going on at %d, %d records that were read are gone",

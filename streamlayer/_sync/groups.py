@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Literal, NamedTuple
@@ -21,7 +22,7 @@ from streamlayer._core.administration import Aim, aim, check_shiftable, current_
 from streamlayer._core.checks import check_commit, check_mapping, check_names, check_partition, topic_partition
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.group_calls import COMMITTED_AT_ONCE, Commit, Committed, DescribedGroup
-from streamlayer._core.keys import GroupKeys, check_name, group_keys, partition_keys
+from streamlayer._core.keys import check_name, group_keys, partition_keys
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._types import GroupDescription, OffsetAndMetadata, OffsetChange, TopicPartition
 from streamlayer.errors import (
@@ -146,12 +147,13 @@ class GroupAdmin:
         :raises NonEmptyGroupError: one has members; those before it in the order given were deleted.
         """
         wanted = check_names("delete_groups", ids, "group")
-        there = self._there(wanted)
-        for group_id in wanted:
-            if group_id not in there:
+        keys = [group_keys(self._client.namespace, group_id) for group_id in wanted]
+        created = self._client.call_all([group_calls.group_created(each) for each in keys])
+        for group_id, since in zip(wanted, created, strict=True):
+            if since is None:
                 raise GroupIdNotFoundError(self._unknown_group(group_id))
-        for group_id in wanted:
-            self._client.call(group_calls.delete_group(group_keys(self._client.namespace, group_id)))
+        for group_id, each, since in zip(wanted, keys, created, strict=True):
+            self._client.call(group_calls.delete_group(each, created=str(since)))
             self._unlist(group_id)
 
     def remove_group_members(self, group_id: str, ids: Iterable[str]) -> int:
@@ -281,12 +283,11 @@ class GroupAdmin:
 
     def _store(self, group_id: str, commits: Mapping[TopicPartition, Commit]) -> None:
         keys = group_keys(self._client.namespace, group_id)
-        self._drop_overdue(keys)
         left = self._client.call(group_calls.expires_in(keys))
         items = list(commits.items())
         for start in range(0, len(items), COMMITTED_AT_ONCE):
             part = dict(items[start : start + COMMITTED_AT_ONCE])
-            call = group_calls.commit(keys, part, retention_ms=max(KEPT_MS, left))
+            call = group_calls.commit(keys, part, retention_ms=max(KEPT_MS, left), call=secrets.randbits(52))
             time = self._client.call(call)
             self._enlist(group_id, time)
 
@@ -294,13 +295,6 @@ class GroupAdmin:
         """Have a group listed. Its offsets are stored: a list that cannot be written (memory is full) is no failure."""
         with contextlib.suppress(ServerUnavailableError):
             self._client.execute([group_calls.enlist_group(self._client.namespace, group_id, time)])
-
-    def _drop_overdue(self, keys: GroupKeys) -> None:
-        """Put out who is overdue if all are: one that wakes up late would commit over what is stored now."""
-        now = self._client.call(group_calls.server_time(self._client.namespace))
-        group = self._client.call(group_calls.describe_group(keys, with_offsets=False))
-        if group.members and all(member.deadline < now for member in group.members):
-            self._client.call(group_calls.leave(keys, [member.member_id for member in group.members]))
 
     # --- topics ------------------------------------------------------------------------------------------------------
 

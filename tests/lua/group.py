@@ -80,8 +80,9 @@ class Group:
         return self.run(group_calls.describe_group(self.keys, **options))
 
     def delete(self) -> Any:
-        """Delete it."""
-        return self.run(group_calls.delete_group(self.keys))
+        """Delete it, as it is now."""
+        created = self.client.hget(self.keys.meta, "created") if self.client.type(self.keys.meta) == b"hash" else None
+        return self.run(group_calls.delete_group(self.keys, created=(created or b"").decode()))
 
 
 class Someone:

@@ -164,9 +164,10 @@ def test_without_members_anybody_commits(group: Group) -> None:
     assert 0 <= group.run.now() + RETENTION_MS - ends.pop() < 5000
     a = group.join("a")
     assert group.committed(*orders(0))[0].offset == 5
-    refused(group, "NON_EMPTY_GROUP", lambda: group.commit({orders(0)[0]: Commit(6)}))
+    refused(group, "NON_EMPTY_GROUP", lambda: group.commit({orders(0)[0]: Commit(6)}, call=3))
     group.leave("a", call=a.number + 1)
-    assert word_of(group.commit({orders(0)[0]: Commit(6)})) == "OK"
+    assert word_of(group.commit({orders(0)[0]: Commit(6)}, call=2)) == "OK"
+    assert group.committed(*orders(0))[0].offset == 6
 
 
 def test_who_is_overdue_is_put_out_by_a_commit_without_member(group: Group) -> None:
@@ -225,3 +226,14 @@ def test_a_later_layout_is_left_alone(group: Group) -> None:
     group.client.hset(group.keys.meta, "min_v", 2)
     refused(group, "LAYOUT", lambda: a.commit(*orders(0)))
     refused(group, "LAYOUT", lambda: group.commit({orders(0)[0]: Commit(5)}))
+
+
+def test_a_call_without_a_member_that_comes_again(group: Group) -> None:
+    """It is known by its number: what was stored since stays, and so do the keys."""
+    first = {"call": 4711}
+    assert isinstance(group.commit({orders(0)[0]: Commit(5)}, **first), int)
+    assert isinstance(group.commit({orders(0)[0]: Commit(9)}, call=4712), int)
+    before = group.dump()
+    assert isinstance(group.commit({orders(0)[0]: Commit(5)}, **first), int)
+    assert group.dump() == before
+    assert group.committed(*orders(0))[0].offset == 9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from streamlayer._core import group_calls
 from streamlayer._core.group_calls import Commit
 from tests.lua.group import Group, orders
 from tests.waiting import sync_wait_until
@@ -56,3 +57,14 @@ def test_somebody_elses_key_and_a_later_layout(group: Group) -> None:
     assert group.client.exists(group.keys.meta)
     group.client.hset(group.keys.meta, "min_v", 2)
     assert group.delete() == ("LAYOUT", "2")
+
+
+def test_a_deletion_that_comes_late_spares_the_next_group(group: Group) -> None:
+    """It names the group that was meant by the time of its creation."""
+    group.commit({orders(0)[0]: Commit(5)}, call=1)
+    created = group.client.hget(group.keys.meta, "created")
+    assert group.run(group_calls.delete_group(group.keys, created=created.decode())) is True
+    group.client.hset(group.keys.meta, mapping={"min_v": 1, "created": int(created) + 1})
+    before = group.dump()
+    assert group.run(group_calls.delete_group(group.keys, created=created.decode())) is False
+    assert group.dump() == before

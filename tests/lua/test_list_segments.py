@@ -5,7 +5,7 @@ from __future__ import annotations
 import redis
 
 from streamlayer._core import calls
-from streamlayer._core.calls import ListedSegments
+from streamlayer._core.calls import ClosedSegment, ListedSegments
 from tests.lua.run import TOPIC_ID, Log, new_log, word_of
 
 
@@ -23,7 +23,12 @@ def test_closed_segments_are_listed_in_order(redis_client: redis.Redis, namespac
         log.append(b"a", b"b", times=[log.stamp - step, log.stamp - step - 5])
     answer = listed(log)
     assert answer == listed(log)
-    assert answer.closed == [(0, 0, log.stamp - 30), (1, 2, log.stamp - 10), (2, 4, log.stamp - 20)]
+    assert [each[:3] for each in answer.closed] == [
+        (0, 0, log.stamp - 30),
+        (1, 2, log.stamp - 10),
+        (2, 4, log.stamp - 20),
+    ]
+    assert [(each.number, each.closed) for each in answer.closed] == [(m[0], m[4]) for m in log.members()]
     assert (answer.open_segment, answer.open_base) == (3, 6)
     assert listed(log, after=1).closed == answer.closed[2:]
     assert listed(log, after=2).closed == []
@@ -43,19 +48,25 @@ def test_another_log_and_foreign_data_are_told(log: Log) -> None:
     log.run.client.delete(log.keys.segs)
 
 
-def test_what_was_known_under_other_epochs_does_not_count(redis_client: redis.Redis, namespace: str) -> None:
-    """A reader that knows segments of a history that was lost is not sent past records that came since."""
+def test_what_was_known_of_another_history_does_not_count(redis_client: redis.Redis, namespace: str) -> None:
+    """A reader is not sent past records that came after the end was lost, nor past old ones that came back."""
     log = new_log(redis_client, namespace, segment_bytes=10)
     for step in (3, 2, 1):
         log.append(b"v", times=[log.stamp - step])
-    when, epochs = log.stamp - 3, listed(log).epochs
+    first, second, _ = listed(log).closed
+    when = log.stamp - 3
 
-    def look(known: str) -> object:
-        call = calls.list_offsets(log.keys, topic_id=TOPIC_ID, timestamp=when, segment=1, after=1, epochs=known)
+    def look(passed: ClosedSegment, oldest: int = 0) -> object:
+        after = passed.number + 1
+        call = calls.list_offsets(
+            log.keys, topic_id=TOPIC_ID, timestamp=when, segment=after, after=after, oldest=oldest, passed=passed
+        )
         return log.run(call)
 
-    believed = look(epochs)
+    believed = look(first)
     assert isinstance(believed, calls.ListedOffsets)
     assert believed.field is not None
     assert believed.field.base == 1, "what the caller says of the segments before is believed"
-    assert look(epochs + ",9:abc:0") == ("SEGMENT", "0")
+    assert look(first._replace(closed=first.closed - 1)) == ("SEGMENT", "0"), "it was closed at another time"
+    assert look(first._replace(member=first.member + "1")) == ("SEGMENT", "0"), "it holds something else"
+    assert look(second, oldest=1) == ("SEGMENT", "0"), "the log begins before what the caller has seen"

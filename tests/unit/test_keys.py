@@ -87,7 +87,7 @@ def every_group_call(keys: GroupKeys) -> list[Call[Any]]:
         group_calls.leave(keys, ["m", "n"], call=2),
         group_calls.commit(keys, {TopicPartition("t", 0): Commit(5)}, retention_ms=1),
         group_calls.describe_group(keys),
-        group_calls.delete_group(keys),
+        group_calls.delete_group(keys, created="1"),
     ]
 
 

@@ -16,7 +16,7 @@ def closed(lengths: list[int], highest: list[int], first: int = 0) -> tuple[list
     """Segments of so many records each, and where the open one begins."""
     segments, base = [], 0
     for number, (length, time) in enumerate(zip(lengths, highest, strict=False), first):
-        segments.append(ClosedSegment(number, base, time))
+        segments.append(ClosedSegment(number, base, time, f"{number}", 1000 + number))
         base += length
     return segments, base
 
@@ -43,13 +43,15 @@ def test_no_segment_before_the_one_to_begin_at_holds_the_time(
     known = SegmentMap()
     known.add(ListedSegments("1:a:0", len(lengths), end, segments))
     known.trim(min(trimmed, end))
-    segment, after = known.first_at(when)
+    segment, after, oldest, passed = known.first_at(when)
+    assert after == (0 if passed is None else passed.number + 1)
+    assert passed is None or oldest <= passed.number
     reaching = [s.number for s in segments if s.highest >= when]
     living = [
         s.number for i, s in enumerate(segments) if (segments[i + 1].base if i + 1 < len(segments) else end) > trimmed
     ]
     assert not [number for number in reaching if number in living and number < after]
-    assert segment == after if reaching else segment == len(lengths)
+    assert segment == (min(reaching) if reaching and not trimmed else segment)
 
 
 def test_pages_add_up_and_another_history_begins_anew() -> None:

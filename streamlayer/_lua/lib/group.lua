@@ -33,9 +33,10 @@ local function foreign_key(k, g)
 end
 
 -- The keys of a new group. What an evicted one left is not taken up, its offsets apart.
-local function create_group(k)
+local function create_group(k, now)
   redis.call('DEL', k.members, k.owners, k.deadlines)
-  redis.call('HSET', k.meta, 'v', GROUP_LAYOUT, 'min_v', GROUP_LAYOUT, 'epoch', 0, 'version', 0, 'topics', '')
+  redis.call('HSET', k.meta, 'v', GROUP_LAYOUT, 'min_v', GROUP_LAYOUT, 'epoch', 0, 'version', 0, 'topics', '',
+    'created', int(now))
   for _, key in ipairs({ k.deadlines, k.gone }) do redis.call('ZADD', key, -1, '-') end
   for _, key in ipairs({ k.members, k.owners, k.offsets }) do redis.call('HSET', key, '-', '') end
 end

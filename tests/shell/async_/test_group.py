@@ -476,3 +476,34 @@ async def test_reading_to_the_end_in_a_group(aio_args: dict[str, Any]) -> None:
                 await producer.send_and_wait("t", b"99", partition=0)
             records.append(record)
         assert numbers(records) == [0, 1, 2, 3, 4, 5]
+
+
+async def test_auto_commit_never_takes_an_offset_back(aio_args: dict[str, Any]) -> None:
+    """What was committed on purpose stands, though the position is before it: by seeking, or for want of a poll."""
+    await create(aio_args, 1)
+    await produce(aio_args, range(6), count=1)
+    async with member(aio_args, "t") as consumer:
+        await consumer.wait_for_assignment(timeout_ms=10_000)
+        await consumer.commit({TP: 4})
+    async with member(aio_args, "t") as consumer:
+        assert await consumer.committed(TP) == 4
+        await drain(consumer, until=2)
+        await consumer.commit()
+        consumer.seek(TP, 1)
+        await drain(consumer, until=5)
+        consumer.seek(TP, 2)
+    async with member(aio_args, "t") as consumer:
+        assert await consumer.committed(TP) == 6
+
+
+async def test_a_group_without_members_is_listed(aio_args: dict[str, Any]) -> None:
+    """Who commits what it reads by hand makes a group that an administrator sees."""
+    await create(aio_args, 1)
+    await produce(aio_args, range(2), count=1)
+    by_hand = member(aio_args)
+    by_hand.assign([TP])
+    await drain(by_hand, until=2)
+    await by_hand.close()
+    async with Admin(**aio_args) as admin:
+        assert await admin.list_groups() == [GROUP]
+        assert (await admin.describe_groups())[GROUP].lag == {TP: 0}

@@ -476,3 +476,34 @@ def test_reading_to_the_end_in_a_group(sync_args: dict[str, Any]) -> None:
                 producer.send_and_wait("t", b"99", partition=0)
             records.append(record)
         assert numbers(records) == [0, 1, 2, 3, 4, 5]
+
+
+def test_auto_commit_never_takes_an_offset_back(sync_args: dict[str, Any]) -> None:
+    """What was committed on purpose stands, though the position is before it: by seeking, or for want of a poll."""
+    create(sync_args, 1)
+    produce(sync_args, range(6), count=1)
+    with member(sync_args, "t") as consumer:
+        consumer.wait_for_assignment(timeout_ms=10_000)
+        consumer.commit({TP: 4})
+    with member(sync_args, "t") as consumer:
+        assert consumer.committed(TP) == 4
+        drain(consumer, until=2)
+        consumer.commit()
+        consumer.seek(TP, 1)
+        drain(consumer, until=5)
+        consumer.seek(TP, 2)
+    with member(sync_args, "t") as consumer:
+        assert consumer.committed(TP) == 6
+
+
+def test_a_group_without_members_is_listed(sync_args: dict[str, Any]) -> None:
+    """Who commits what it reads by hand makes a group that an administrator sees."""
+    create(sync_args, 1)
+    produce(sync_args, range(2), count=1)
+    by_hand = member(sync_args)
+    by_hand.assign([TP])
+    drain(by_hand, until=2)
+    by_hand.close()
+    with Admin(**sync_args) as admin:
+        assert admin.list_groups() == [GROUP]
+        assert (admin.describe_groups())[GROUP].lag == {TP: 0}
