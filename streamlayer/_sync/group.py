@@ -23,7 +23,7 @@ from streamlayer._core.group_calls import COMMITTED_AT_ONCE, Commit, Committed
 from streamlayer._core.keys import group_keys, registry_channel
 from streamlayer._core.membership import NO_VIEW, View
 from streamlayer._core.positions import PartitionPosition
-from streamlayer._core.refusals import Refusal
+from streamlayer._core.refusals import Refusal, error_of
 from streamlayer._types import GroupMetadata, Health, TopicPartition
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import CommitFailedError, StreamlayerError
@@ -333,10 +333,8 @@ class Group:
             try:
                 time = self._client.call(call, timeout_ms)
             except Refusal as refusal:
-                raise CommitFailedError(
-                    f"group {self._options.group_id}: the commit was refused, nothing was stored "
-                    f"({refusal}). {self._why()}"
-                ) from refusal
+                told = error_of(refusal.word, refusal.detail, f"group {self._options.group_id}")
+                raise CommitFailedError(f"{told}. {self._why()}") from refusal
             self._stored.update({tp: commit.offset for tp, commit in part.items()})
             for tp in part.keys() & self._assignment.positions.keys():
                 self._assignment.positions[tp].cut_back = False
@@ -348,8 +346,7 @@ class Group:
     def _why(self) -> str:
         if self._session is not None and self._session.left_at_poll_timeout:
             return (
-                f"The consumer did not poll for longer than max_poll_interval_ms={self._options.max_poll_interval_ms} "
-                "and left the group; the next poll() joins again. Handle fewer records a poll (max_poll_records), or "
-                "raise max_poll_interval_ms"
+                f"It did not poll for longer than max_poll_interval_ms={self._options.max_poll_interval_ms} and left "
+                "the group. Handle fewer records a poll (max_poll_records), or raise max_poll_interval_ms"
             )
-        return "Its partitions went to others, or its session ran out; poll() goes on with what is its own now"
+        return "Handle what poll() returns next: it begins where the group is now"

@@ -248,6 +248,7 @@ class GroupSession:
             retention_ms=options.offsets_retention_ms,
         )
         self._registry_old = True
+        self._listed = False  # somebody may have deleted the group since
         return member
 
     def _look_up(
@@ -313,14 +314,15 @@ class GroupSession:
             self.trouble = self.failure = None
         lapsed = now > member.valid_until
         self._take_in(member)
-        if member.answered(reply, now, random.random()) or lapsed:
-            self._notify()
-        if not self._listed:
-            (listed,) = self._client.execute(
-                [group_calls.enlist_group(self._client.namespace, str(self._options.group_id), reply.time)],
-                self._limit_ms(),
-            )
-            self._listed = not isinstance(listed, Exception)
+        news = member.answered(reply, now, random.random()) or lapsed
+        try:
+            if not self._listed:
+                listing = group_calls.enlist_group(self._client.namespace, str(self._options.group_id), reply.time)
+                (listed,) = self._client.execute([listing], self._limit_ms())
+                self._listed = not isinstance(listed, Exception)
+        finally:
+            if news:
+                self._notify()
 
     def _refused(self, member: Membership, refusal: Refusal) -> None:
         """The group does not know this member any more."""
