@@ -86,6 +86,7 @@ if not head then
 end
 local stored = redis.call('HMGET', members, from .. ':s', from .. ':t', member .. ':o')
 local target, owned = stored[2] or '', stored[3] or ''
+local said = subscription ~= '' or topics ~= ''
 if subscription == '' then subscription = stored[1] or '' end
 if subscription ~= stored[1] then changed = true end
 
@@ -98,6 +99,7 @@ for topic, count, first in string.gmatch(topics, '([^:;]+):(%d+):(%d+)') do
   if version >= at then
     if not counts[topic] then counts[#counts + 1], about.first[topic] = topic, tonumber(first) end
     if counts[topic] ~= tonumber(count) then changed = true end
+    if count == '0' then about.first[topic] = 0 end -- if it comes again, it is read from its first record
     told = told or version > at or changed
     counts[topic], about.version[topic] = tonumber(count), version
   end
@@ -122,7 +124,8 @@ for id in pairs(without) do forget(k, id, now) end
 if freed then in_chunks(freed, function(names) redis.call('HDEL', owners, unpack(names)) end) end
 store_targets(k, targets)
 store_grants(k, member, granted, g.epoch)
-if owned ~= before or freed then head.changed = call end
+-- What was said and taken counts too: if the server loses it, nobody would say it again.
+if owned ~= before or freed or said then head.changed = call end
 head.call, head.session_ms = call, session_ms
 redis.call('HSET', members, member, format_head(head), member .. ':s', subscription, member .. ':t', target, member .. ':o', owned)
 if head.instance ~= '-' then redis.call('HSET', members, '@' .. head.instance, member) end

@@ -141,7 +141,7 @@ class GroupMachine(RuleBasedStateMachine):
             topic, count, first = part.split(":")
             _, at, began = known.get(topic, (0, 0, int(first)))
             if int(version) >= at:
-                known[topic] = int(count), int(version), began
+                known[topic] = int(count), int(version), began if int(count) else 0
         recounted = {topic: count for topic, (count, *_) in known.items()} != {
             topic: count for topic, (count, *_) in before.topics.items()
         }

@@ -289,17 +289,28 @@ def test_counts_grow_and_first_stays(group: Group) -> None:
 
 
 def test_a_topic_goes_and_comes_back(group: Group) -> None:
-    """With no partitions nothing of it is left to anybody; then it is shared anew, and ``first`` is as it was."""
+    """With no partitions nothing of it is left to anybody; then it is shared anew, and read from its first record."""
     a, b = group.join("a"), group.join("b")
     group.settle(a, b)
     a.beat(topics={"orders": TopicCount(0, 0)}, version=2)
     group.settle(a, b)
     assert group.state().owners == {}
-    assert group.state().topics == {"orders": (0, 2, 4)}
+    assert group.state().topics == {"orders": (0, 2, 0)}
     answer = b.beat(topics={"orders": TopicCount(3, 3)}, version=3)
     group.settle(a, b)
     assert len(group.state().owners) == 3
-    assert answer.first == {"orders": 4}
+    assert answer.first == {"orders": 0}
+
+
+def test_what_was_said_and_lost_is_said_again(group: Group) -> None:
+    """A server that goes back to before a new subscription fences who said it: else nobody would ever say it again."""
+    a = group.join("a")
+    kept = group.client.hgetall(group.keys.members), group.client.hgetall(group.keys.meta)
+    a.beat(subscription=["orders", "users"], topics={"users": TopicCount(0, 0)}, version=2)
+    for key, fields in zip((group.keys.members, group.keys.meta), kept, strict=True):
+        group.client.delete(key)
+        group.client.hset(key, mapping=fields)
+    assert a.beat() == ("FENCED_MEMBER", "lost")
 
 
 def test_a_topic_that_is_not_there_yet_has_a_first_of_none(group: Group) -> None:
