@@ -38,14 +38,15 @@ def demo(
     files = corpus.collect(root, lines)
     if not files:
         raise ConfigurationError(f"there are no Python files of at most {lines:,} lines in {root}")
-    with Screen() as screen:
+    # The folder before the first word: somebody who interrupts the demo has seen one, and the folder is then known.
+    # It goes last, when nobody writes into it any more.
+    with TemporaryDirectory(prefix="streamlayer-demo-") as diaries, Screen() as screen:
         screen.step(f"{corpus.lines_of(files):,} lines of {len(files):,} files in {root}", "bold")
         with Server() as server, Crew() as crew:
             screen.step(
                 "2 producers write them to a topic of 8 partitions; a group of 4 processes reads them meanwhile."
             )
-            with TemporaryDirectory(prefix="streamlayer-demo-") as diaries:
-                proven = Story(screen, server, crew, Job(server.url, TOPIC, root), files, Path(diaries)).run()
+            proven = Story(screen, server, crew, Job(server.url, TOPIC, root), files, Path(diaries)).run()
     if not proven:
         raise typer.Exit(1)
     screen.next_steps()
