@@ -22,6 +22,7 @@ LONGEST_RETENTION_MS = 36_500 * DAY_MS  # a later expiry would not fit into the 
 SMALLEST_SEGMENT = 16 * 1024
 LARGEST_SEGMENT = 8 * MIB
 SEGMENTS_KEPT = 16
+FLUSH_LEVELS = ("server", "primary", "replicas")
 
 KAFKA_OPTIONS: dict[str, str] = {
     "bootstrap_servers": "the server is named by url='redis://host:6379/0'",
@@ -125,6 +126,10 @@ class TopicConfig(_Options):
         ``murmur2``, that of Kafka's Java client, kafka-python and aiokafka. Decided at creation.
     :ivar message_timestamp_type: what a record's time is (``message.timestamp.type``): ``CreateTime``, its producer's;
         or ``LogAppendTime``, the server's of its append, and the producer's is ignored. Decided at creation.
+    :ivar min_insync_replicas: how many servers must have a batch before ``acks="all"`` is satisfied, the primary
+        counted (``min.insync.replicas``): with 2, one replica has it too. While fewer are connected, it is refused.
+    :ivar flush: whose disks must have it then, too: ``server``: what the server's AOF setting gives; ``primary``: the
+        primary's; ``replicas``: those of ``min_insync_replicas`` servers. Needs Redis 7.2 and ``appendonly yes``.
     """
 
     retention_ms: int = Field(default=7 * DAY_MS, ge=-1, le=LONGEST_RETENTION_MS)
@@ -133,9 +138,14 @@ class TopicConfig(_Options):
     max_message_bytes: int = Field(default=MIB + 64 * 1024, ge=1024, le=256 * MIB)
     partitioner: Literal["crc32", "murmur2"] = "crc32"
     message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
+    min_insync_replicas: int = Field(default=1, ge=1, le=100)
+    flush: Literal["server", "primary", "replicas"] = "server"
 
     @model_validator(mode="after")
     def _agree(self) -> TopicConfig:
+        if self.flush == "replicas" and self.min_insync_replicas == 1:
+            msg = "flush='replicas' asks for the disk of a replica: set min_insync_replicas to 2 or more"
+            raise ValueError(msg)
         if -1 < self.retention_ms < SHORTEST_RETENTION_MS:
             msg = f"retention_ms={self.retention_ms} must be -1 (no limit) or at least {SHORTEST_RETENTION_MS}"
             raise ValueError(msg)
@@ -145,6 +155,11 @@ class TopicConfig(_Options):
     def timestamp_type(self) -> int:
         """0: a record carries its producer's time; 1: the server's, of its append."""
         return 1 if self.message_timestamp_type == "LogAppendTime" else 0
+
+    @property
+    def flush_level(self) -> int:
+        """``flush`` as the server's keys hold it: 0 ``server``, 1 ``primary``, 2 ``replicas``."""
+        return FLUSH_LEVELS.index(self.flush)
 
     @property
     def segment_limit(self) -> int:

@@ -203,12 +203,17 @@ class ProducerMetrics(NamedTuple):
 
     :ivar records_sent: records that are in the log.
     :ivar batches_sent: batches that are in the log.
-    :ivar batches_resent: times a batch went again because its answer was lost; each is stored once all the same.
+    :ivar batches_resent: times a batch went again because its answer was lost, or replicas did not have it yet; each is
+        stored once all the same.
+    :ivar truncations: times that the server was found to have lost records that it had acknowledged.
+    :ivar records_lost: how many, where that is known.
     """
 
     records_sent: int
     batches_sent: int
     batches_resent: int
+    truncations: int
+    records_lost: int
 
 
 @dataclass(frozen=True)

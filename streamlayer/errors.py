@@ -26,6 +26,7 @@ __all__ = [
     "LogTruncationError",
     "MessageSizeTooLargeError",
     "NonEmptyGroupError",
+    "NotEnoughReplicasAfterAppendError",
     "NotEnoughReplicasError",
     "OffsetOutOfRangeError",
     "PartitionDamagedError",
@@ -93,9 +94,17 @@ class ServerReadOnlyError(StreamlayerError):
 
 
 class NotEnoughReplicasError(StreamlayerError):
-    """The server wants more replicas than it has (``min-replicas-to-write``). Nothing was written."""
+    """Fewer replicas are connected than the topic's ``min_insync_replicas`` or the server's ``min-replicas-to-write``
+    want. Nothing was written.
+    """
 
     retriable = True
+
+
+class NotEnoughReplicasAfterAppendError(StreamlayerError):
+    """Written, not yet safe: the records are in the log and are read, but fewer replicas or disks have them than the
+    topic's ``min_insync_replicas`` and ``flush`` want. Sending them again would store them twice.
+    """
 
 
 # --- topics and partitions -------------------------------------------------------------------------------------------
@@ -248,6 +257,7 @@ class ConfigurationError(StreamlayerError, ValueError):
 BY_WORD: dict[str, type[StreamlayerError]] = {
     "UNKNOWN_TOPIC": UnknownTopicOrPartitionError,
     "TOPIC_REPLACED": UnknownTopicIdError,
+    "NOT_ENOUGH_REPLICAS": NotEnoughReplicasError,
     "TOO_LARGE": MessageSizeTooLargeError,
     "BAD_TIMESTAMP": InvalidTimestampError,
     "FENCED_PRODUCER": ProducerFencedError,

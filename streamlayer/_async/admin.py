@@ -100,8 +100,14 @@ class Admin(GroupAdmin):
             raise TypeError(msg)
         wanted = [topic if isinstance(topic, NewTopic) else NewTopic(topic) for topic in topics]
         checked = [(check_name(topic.name), _partitions(topic), topic_config(topic.config)) for topic in wanted]
+        await self._check_disks(config for _, _, config in checked)
         for name, partitions, config in checked:
             await create_topic(self._client, name, partitions, config, exist_ok=exist_ok)
+
+    async def _check_disks(self, configs: Iterable[TopicConfig]) -> None:
+        """Refuse a ``flush`` that this server cannot give."""
+        if any(config.flush != "server" for config in configs):
+            await self._client.call(calls.wait_disks(1, 0, 1))
 
     async def delete_topics(self, names: Iterable[str], *, missing_ok: bool = False) -> None:
         """Delete topics with all their records.
@@ -168,6 +174,7 @@ class Admin(GroupAdmin):
             while True:
                 entry = await self._open(name)
                 config = altered_config(entry.topic_config(), changes)
+                await self._check_disks([config])
                 if await alter_topic(self._client, name, entry, config, TIMEOUT_MS):
                     break
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from streamlayer._async.client import Client
-from streamlayer._config import TopicConfig
+from streamlayer._config import FLUSH_LEVELS, TopicConfig
 from streamlayer._core import calls
 from streamlayer._core.calls import Call, CreatedPartition, RegistryChange
 from streamlayer._core.entries import ALTERING, CREATING, DELETING, GROWING, READY, TopicEntry, read_entry
@@ -186,20 +186,24 @@ async def _look_at(client: Client, name: str, numbers: Iterable[int], timeout_ms
 def _read_meta(keys: PartitionKeys) -> Call[_Log | None]:
     fields = ("id", "state", "next", "partitions", "generation", "config_version")
     settings = ("retention_ms", "retention_bytes", "segment_limit", "max_message_bytes", "timestamp_type")
-    return Call(None, (keys.meta,), ("HMGET", keys.meta, *fields, *settings), _log)
+    more = ("min_insync_replicas", "flush")
+    return Call(None, (keys.meta,), ("HMGET", keys.meta, *fields, *settings, *more), _log)
 
 
 def _log(reply: list[bytes]) -> _Log | None:
     topic_id, state, *rest = reply
     if not topic_id:
         return None
-    end, partitions, generation, version, retention_ms, retention_bytes, limit, most, kind = map(int, rest)
+    end, partitions, generation, version, *settings = map(int, rest)
+    retention_ms, retention_bytes, limit, most, kind, insync, flush = settings
     known = {
         "retention_ms": retention_ms,
         "retention_bytes": retention_bytes,
         "segment_bytes": None if limit == TopicConfig(retention_bytes=retention_bytes).segment_limit else limit,
         "max_message_bytes": most,
         "message_timestamp_type": "LogAppendTime" if kind == LOG_APPEND_TIME else "CreateTime",
+        "min_insync_replicas": insync,
+        "flush": FLUSH_LEVELS[flush],
     }
     default = TopicConfig()
     config = {name: value for name, value in known.items() if value != getattr(default, name)}
@@ -246,6 +250,8 @@ def _creations(
             segment_bytes=config.segment_limit,
             max_message_bytes=config.max_message_bytes,
             timestamp_type=config.timestamp_type,
+            min_insync_replicas=config.min_insync_replicas,
+            flush=config.flush_level,
             config_version=entry.config_version,
         )
         for number in numbers
@@ -346,6 +352,8 @@ async def _alter_partition(client: Client, name: str, number: int, entry: TopicE
             retention_bytes=config.retention_bytes,
             segment_bytes=config.segment_limit,
             max_message_bytes=config.max_message_bytes,
+            min_insync_replicas=config.min_insync_replicas,
+            flush=config.flush_level,
         )
         segments = await client.call(call, timeout_ms)
 

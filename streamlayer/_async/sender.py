@@ -18,10 +18,12 @@ from streamlayer._async.registry import open_topic
 from streamlayer._core import calls
 from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueue
 from streamlayer._core.batch import Batch
+from streamlayer._core.calls import Acks
 from streamlayer._core.entries import TopicEntry
 from streamlayer._core.futures import on_its_way, origins_of, tell
-from streamlayer._core.refusals import Refusal, where
+from streamlayer._core.refusals import Refusal
 from streamlayer._core.regrouping import follow
+from streamlayer._core.replication import confirmed, waits
 from streamlayer._core.retry import backoff_ms
 from streamlayer._core.settlement import Settlement, give_up_late, note_trims, settle
 from streamlayer._types import Health
@@ -33,6 +35,8 @@ logger = logging.getLogger("streamlayer")
 LOOK_AGAIN_MS = 50
 SHORTEST_WAIT_MS = 50
 """An answer is waited for this long at least, however near ``delivery_timeout_ms`` is."""
+LONGEST_CONFIRMATION_MS = 1000
+"""How long replicas and disks are waited for in one go; a silent one is asked for again in the next."""
 HAND_OVER_MS = 20
 """How long a caller waits at most for the sender to take its batches."""
 READ_TOPIC_MS = 1000
@@ -45,7 +49,8 @@ class Sender:
     :ivar fatal: why nothing can be sent any more: somebody else uses this producer's id.
     :param lock: held whenever the accumulator is touched, never while waiting.
     :param producer_id: empty for no idempotence.
-    :param acks: 0: a batch is done when it is about to be sent.
+    :param acks: 0: a batch is done when it is about to be sent; 1: when the server has executed it; ``"all"``: when
+        as many replicas and disks have it as the topic wants.
     :param layout_of: what the registry says of a topic, as an empty queue.
     :param forget_topic: told when a topic is gone.
     """
@@ -57,7 +62,7 @@ class Sender:
         lock: Lock,
         producer_id: str,
         *,
-        acks: int,
+        acks: Acks,
         compression: int,
         layout_of: Callable[[str, TopicEntry], TopicQueue],
         forget_topic: Callable[[str], None],
@@ -66,7 +71,7 @@ class Sender:
         self._accumulator = accumulator
         self._lock = lock
         self._producer_id = producer_id
-        self._acks = acks
+        self._acks: Acks = acks
         self._compression = compression
         self._layout_of = layout_of
         self._forget_topic = forget_topic
@@ -81,7 +86,7 @@ class Sender:
         self._attempt = 0
         self._trouble: StreamlayerError | None = None
         self.fatal: StreamlayerError | None = None
-        self.records_sent = self.batches_sent = self.batches_resent = 0
+        self.records_sent = self.batches_sent = self.batches_resent = self.truncations = self.records_lost = 0
 
     # --- what its producer asks --------------------------------------------------------------------------------------
 
@@ -269,8 +274,6 @@ class Sender:
         for batch in batches:
             if batch.partition.trim is not None:
                 trims.setdefault(batch.partition, batch)
-        requests: list[calls.Call[Any]] = [self._trim(batch) for batch in trims.values()]
-        requests += [self._call(batch) for batch in batches]
         taken, self._taken = self._taken, None
         if taken is not None:
             taken.set()
@@ -278,12 +281,11 @@ class Sender:
         if self._acks == 0:
             self._release(batches)
         try:
-            left = min(batch.deadline for batch in batches) - waiting.monotonic_ms()
-            outcomes = await self._link.execute(requests, max(SHORTEST_WAIT_MS, min(left, waiting.REPLY_TIMEOUT_MS)))
+            trimmed, appended = await self._execute(list(trims.values()), batches)
             now = waiting.monotonic_ms()
             with self._lock:
-                failure = note_trims(trims, outcomes[: len(trims)])
-                settled = settle(self._accumulator, batches, outcomes[len(trims) :], now)
+                failure = note_trims(trims, trimmed)
+                settled = settle(self._accumulator, batches, appended, now)
                 if settled.again and settled.trouble is None:
                     settled.trouble = failure
                 if self._acks == 0:
@@ -301,15 +303,8 @@ class Sender:
                     batch.frozen = batch.frozen or batch.epoch == batch.partition.epoch
             raise
         self.batches_resent += resent
-        for batch in settled.done:
-            if batch.error is None:
-                self._attempt = 0
-                self.batches_sent += 1
-                self.records_sent += len(batch.timestamps)
+        self._count(settled)
         self._report(settled.trouble)
-        for partition in settled.lost:
-            place = where(partition.topic.name, partition.number)
-            logger.warning("%s: the server lost records that it had acknowledged; going on behind what it has", place)
         self._forget(settled)
         self._tell(settled.done)
         if settled.fatal is not None:
@@ -340,6 +335,34 @@ class Sender:
         self._tell(settled.done)
         if read is not None:
             read.set()
+
+    async def _execute(self, trimmed: list[Batch], batches: list[Batch]) -> tuple[list[Any], list[Any]]:
+        """Send a round's calls in one go; what came of the trims, and of the appends."""
+        left = min(batch.deadline for batch in batches) - waiting.monotonic_ms()
+        limit = max(SHORTEST_WAIT_MS, min(left, waiting.REPLY_TIMEOUT_MS))
+        requests: list[calls.Call[Any]] = [self._trim(batch) for batch in trimmed]
+        requests += [self._call(batch) for batch in batches]
+        waited: list[calls.Call[Any]] = []
+        if self._acks == "all":
+            # Two may have to be answered within the time for which the server may be silent.
+            waited = waits((batch.partition.needs for batch in batches), int(min(LONGEST_CONFIRMATION_MS, limit / 3)))
+        outcomes = await self._link.execute(requests + waited, limit)
+        appended = outcomes[len(trimmed) : len(requests)]
+        if self._acks == "all":
+            places = [(batch.partition.topic.name, batch.partition.number) for batch in batches]
+            appended = confirmed(places, appended, outcomes[len(requests) :])
+        return outcomes[: len(trimmed)], appended
+
+    def _count(self, settled: Settlement) -> None:
+        for batch in settled.done:
+            if batch.error is None:
+                self._attempt = 0
+                self.batches_sent += 1
+                self.records_sent += len(batch.timestamps)
+        for loss in settled.losses:
+            logger.warning("%s", loss)
+            self.truncations += 1
+            self.records_lost += loss.lost or 0
 
     def _trim(self, first: Batch) -> calls.Call[calls.Trimmed]:
         """Room for the first batch of a partition only: those behind it may yet be refused."""
@@ -372,6 +395,7 @@ class Sender:
             count=len(batch.values),
             min_timestamp=oldest,
             max_timestamp=newest,
+            acks=self._acks,
             frame=frame,
         )
 

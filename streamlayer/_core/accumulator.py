@@ -18,8 +18,11 @@ from itertools import takewhile
 from typing import Any, Final
 
 from streamlayer._core.batch import Batch
+from streamlayer._core.calls import Holders
 from streamlayer._core.keys import PartitionKeys
-from streamlayer.errors import StreamlayerError
+from streamlayer._core.replication import NOBODY
+from streamlayer._core.truncation import Acknowledged
+from streamlayer.errors import LogTruncationError, StreamlayerError
 
 BATCHES_IN_FLIGHT: Final = 5
 FRAME_LIMIT: Final = 65_400
@@ -36,9 +39,24 @@ class PartitionQueue:
     :ivar epoch: rises when a batch is given up, so that a late copy of it is fenced.
     :ivar segment: the segment believed to be open.
     :ivar trim: the first and the last old segment to drop before the next append (0, -1: ask which); ``None``: none.
+    :ivar needs: who must have a batch before ``acks="all"`` is satisfied, as the last answer said.
+    :ivar acknowledged: what is known to be in the log.
     """
 
-    __slots__ = ("epoch", "keys", "last_append", "number", "open", "sealed", "segment", "sequence", "topic", "trim")
+    __slots__ = (
+        "acknowledged",
+        "epoch",
+        "keys",
+        "last_append",
+        "needs",
+        "number",
+        "open",
+        "sealed",
+        "segment",
+        "sequence",
+        "topic",
+        "trim",
+    )
 
     def __init__(self, topic: TopicQueue, number: int, keys: PartitionKeys) -> None:
         self.topic = topic
@@ -49,6 +67,8 @@ class PartitionQueue:
         self.epoch = 0
         self.segment = 0
         self.trim: tuple[int, int] | None = None
+        self.needs: Holders = topic.needs
+        self.acknowledged = Acknowledged()
         self.last_append = -IDLE_MS
         self.open: Batch = Batch(self, topic.room, topic.new_done())
 
@@ -73,6 +93,7 @@ class TopicQueue:
     :ivar sticky: the partition of records without key, changed with each batch (KIP-480).
     :ivar room: bytes of records that fit a batch.
     :ivar append_time: its records' time is the server's, of their append.
+    :ivar needs: who must have a batch before ``acks="all"`` is satisfied, as the registry says.
     :ivar stale: the server has, or will have, another layout: nothing new is sent until the topic was read again.
     :ivar asked: how often it was read lately without finding that layout.
     :ivar held_until: nothing new is sent, and it is not read again, before this time.
@@ -86,6 +107,7 @@ class TopicQueue:
         "hash",
         "held_until",
         "name",
+        "needs",
         "new_done",
         "opens",
         "partitions",
@@ -106,6 +128,7 @@ class TopicQueue:
         new_done: Callable[[], Any],
         *,
         append_time: bool = False,
+        needs: Holders = NOBODY,
     ) -> None:
         self.name = name
         self.topic_id = topic_id
@@ -113,6 +136,7 @@ class TopicQueue:
         self.hash = hash_of
         self.new_done = new_done
         self.append_time = append_time
+        self.needs = needs
         self.room = max(1, min(batch_size, FRAME_LIMIT) if batch_size <= 1 << 16 else batch_size) - FRAME_OVERHEAD
         self.partitions = [PartitionQueue(self, number, key) for number, key in enumerate(keys)]
         self.opens = [partition.open for partition in self.partitions]
@@ -147,6 +171,7 @@ class Accumulator:
 
     :ivar bytes: of batches that are sealed and not done.
     :ivar failed: batches with their errors, since the last ``take_failures``.
+    :ivar losses: acknowledged records that the server lost, since then.
     """
 
     def __init__(self, linger_ms: int, delivery_timeout_ms: int, *, idempotent: bool) -> None:
@@ -155,6 +180,7 @@ class Accumulator:
         self.idempotent = idempotent
         self.bytes = 0
         self.failed: list[tuple[Batch, StreamlayerError]] = []
+        self.losses: list[LogTruncationError] = []
         self._topics: dict[str, TopicQueue] = {}
 
     def add_topic(self, topic: TopicQueue) -> None:
@@ -322,7 +348,8 @@ class Accumulator:
     def take_failures(self) -> list[StreamlayerError]:
         """What failed since the last time and nobody was told of."""
         failed, self.failed = self.failed, []
-        return [error for batch, error in failed if error not in batch.told]
+        losses, self.losses = self.losses, []
+        return [*losses, *(error for batch, error in failed if error not in batch.told)]
 
     @property
     def empty(self) -> bool:

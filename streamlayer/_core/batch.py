@@ -48,6 +48,7 @@ class Batch:
     :ivar room: bytes left before it is sealed.
     :ivar key_hash: the hash of one record that its key placed here; ``None`` if there is none.
     :ivar pinned: by index, the records that have a key but were placed by their sender; ``None`` if there are none.
+    :ivar unconfirmed: it was written, and this is what is missing for it to be safe.
     :ivar base_offset: once done: the first record's offset; -1 if nobody knows.
     :ivar error: once done: why it is not in the log, or not known to be.
     :ivar refused: records that were taken out because the server refused them, by index.
@@ -81,6 +82,7 @@ class Batch:
         "size",
         "timestamps",
         "told",
+        "unconfirmed",
         "values",
     )
 
@@ -100,6 +102,7 @@ class Batch:
         self.sequence = -1
         self.epoch = 0
         self.frozen = False
+        self.unconfirmed: StreamlayerError | None = None
         self.base_offset = -1
         self.append_time = -1
         self.error: StreamlayerError | None = None

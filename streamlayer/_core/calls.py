@@ -7,7 +7,7 @@ of the same name, one test file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
 
@@ -19,6 +19,9 @@ T = TypeVar("T")
 
 SEGMENTS_AT_ONCE = 8
 """How many segments a call names, so that none keeps the server long; the scripts know the same number."""
+
+Acks = Literal[0, 1, "all"]
+"""What a producer waits for: nothing, the primary, or all that ``min_insync_replicas`` and ``flush`` want."""
 
 Reply = list[Any]
 """What a script answered, its tag removed."""
@@ -47,6 +50,8 @@ class Appended(NamedTuple):
     :ivar segment: the open segment, for the next append.
     :ivar epochs: the log's epochs.
     :ivar generation: the topic's layout generation, as the partition knows it.
+    :ivar min_insync_replicas: how many servers shall have it, the primary counted.
+    :ivar flush: whose disks shall have it: 0 nobody is asked, 1 the primary's, 2 the replicas' too.
     """
 
     base_offset: int
@@ -54,6 +59,21 @@ class Appended(NamedTuple):
     segment: int
     epochs: str
     generation: int
+    min_insync_replicas: int = 1
+    flush: int = 0
+
+
+class Holders(NamedTuple):
+    """Who has what was written, beside the primary's memory; or who must have it.
+
+    :ivar replicas: how many replicas.
+    :ivar disk: 1: the primary's disk.
+    :ivar replica_disks: how many replicas' disks.
+    """
+
+    replicas: int = 0
+    disk: int = 0
+    replica_disks: int = 0
 
 
 class Field(NamedTuple):
@@ -185,8 +205,8 @@ class RegistryChange(NamedTuple):
 
 
 def _appended(reply: Reply) -> Appended:
-    base, time, segment, epochs, generation = reply
-    return Appended(base, time, segment, epochs.decode(), generation)
+    base, time, segment, epochs, generation, insync, flush = reply
+    return Appended(base, time, segment, epochs.decode(), generation, insync, flush)
 
 
 def append(
@@ -205,6 +225,7 @@ def append(
     min_timestamp: int,
     max_timestamp: int,
     frame: bytes,
+    acks: Acks = 1,
 ) -> Call[Appended]:
     """Add one batch.
 
@@ -213,6 +234,7 @@ def append(
     :param producer: the producer's id; empty for no idempotence.
     :param epoch: its epoch for this partition.
     :param sequence: the first record's sequence number.
+    :param acks: ``"all"``: it is refused while fewer replicas are connected than the topic wants.
     """
     return Call(
         scripts.APPEND,
@@ -230,6 +252,7 @@ def append(
             count,
             min_timestamp,
             max_timestamp,
+            acks,
             frame,
             keys.channel,
         ),
@@ -343,6 +366,8 @@ def create_partition(
     max_message_bytes: int,
     config_version: int,
     timestamp_type: int = 0,
+    min_insync_replicas: int = 1,
+    flush: int = 0,
 ) -> Call[CreatedPartition]:
     """Make an empty partition unless there is one."""
     return Call(
@@ -357,6 +382,8 @@ def create_partition(
             segment_bytes,
             max_message_bytes,
             timestamp_type,
+            min_insync_replicas,
+            flush,
             config_version,
         ),
         lambda reply: CreatedPartition(reply[0].decode(), reply[1], reply[2]),
@@ -415,6 +442,8 @@ def alter_partition(
     retention_bytes: int,
     segment_bytes: int,
     max_message_bytes: int,
+    min_insync_replicas: int = 1,
+    flush: int = 0,
 ) -> Call[tuple[int, int] | None]:
     """Give a partition newer settings. The expiry of its keys follows, 8 segments a call.
 
@@ -425,7 +454,18 @@ def alter_partition(
     return Call(
         scripts.ALTER_PARTITION,
         (keys.meta, keys.tail, keys.segs, *_named(keys, first, last)),
-        (topic_id, config_version, first, last, retention_ms, retention_bytes, segment_bytes, max_message_bytes),
+        (
+            topic_id,
+            config_version,
+            first,
+            last,
+            retention_ms,
+            retention_bytes,
+            segment_bytes,
+            max_message_bytes,
+            min_insync_replicas,
+            flush,
+        ),
         _range,
     )
 
@@ -495,6 +535,27 @@ def read_topic(namespace: str, topic: str) -> Call[bytes | None]:
 
 def _entry(reply: bytes | None) -> bytes | None:
     return reply
+
+
+def wait_replicas(replicas: int, timeout_ms: int) -> Call[Holders]:
+    """Wait until replicas have what was written on this connection; how many have.
+
+    See https://redis.io/docs/latest/commands/wait/.
+
+    :param timeout_ms: how long at most; 1 at least, for 0 would be for ever.
+    """
+    return Call(None, ("",), ("WAIT", replicas, timeout_ms), Holders)
+
+
+def wait_disks(primary: int, replicas: int, timeout_ms: int) -> Call[Holders]:
+    """Wait until disks have what was written on this connection: the primary's (0 or 1), and how many replicas'.
+
+    See https://redis.io/docs/latest/commands/waitaof/ (Redis 7.2).
+
+    :param primary: 1: wait for the primary's disk too.
+    :param timeout_ms: as above.
+    """
+    return Call(None, ("",), ("WAITAOF", primary, replicas, timeout_ms), lambda reply: Holders(0, reply[0], reply[1]))
 
 
 def read_registry(namespace: str) -> Call[dict[str, bytes]]:

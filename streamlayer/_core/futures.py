@@ -53,7 +53,7 @@ def error_of_record(batch: Batch, index: int) -> StreamlayerError | None:
     """Why a record is not, or may not be, in the log; ``None`` if it is."""
     if batch.moved is not None:
         batch, index = place_of(batch, index)
-    error = batch.error or (batch.refused or {}).get(index)
+    error = (batch.refused or {}).get(index) or batch.error
     if error is not None:
         batch.told.add(error)
     return error

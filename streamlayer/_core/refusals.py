@@ -117,6 +117,12 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
                 f"{place}: sequence {detail} came before with other data: two producers share one id. "
                 "Make a new Producer"
             )
+        case "NOT_ENOUGH_REPLICAS":
+            connected, wanted = numbers
+            return errors.NotEnoughReplicasError(
+                f"{place}: {connected} of the {wanted} replicas that its min_insync_replicas={wanted + 1} asks for are "
+                "connected to the server; nothing was written. Bring replicas back, or lower min_insync_replicas"
+            )
         case "STALE":
             return errors.RequestTimedOutError(
                 f"{place}: the batch came after later ones and is too old to be looked up (next is {detail}): "
@@ -165,6 +171,11 @@ def error_from_reply(
     if "unknown command" in text.lower() and any(name in text.lower() for name in ("eval", "script")):
         return errors.ConfigurationError(
             "this server runs no Lua scripts. With fakeredis: pip install 'fakeredis[lua]'"
+        )
+    if "waitaof" in text.lower():
+        return errors.ConfigurationError(
+            "flush='primary' and flush='replicas' need Redis 7.2 or Valkey, with `appendonly yes` "
+            f"(the server said: {text})"
         )
     if "ACL failure in script" in text or "The user executing the script can't" in text:  # Valkey's words, Redis's
         return errors.AuthorizationError(f"{place}: the server's ACL does not allow it (the server said: {text})")

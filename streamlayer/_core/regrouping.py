@@ -163,6 +163,7 @@ def _emptied(topic: TopicQueue, layout: TopicQueue) -> list[PartitionQueue]:
     for queue, known in zip(queues, topic.partitions, strict=False):
         queue.sequence, queue.epoch, queue.last_append = known.sequence, known.epoch, known.last_append
         queue.segment, queue.trim = known.segment, known.trim
+        queue.needs, queue.acknowledged = known.needs, known.acknowledged
     return queues
 
 

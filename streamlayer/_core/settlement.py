@@ -16,10 +16,14 @@ from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueu
 from streamlayer._core.batch import Batch
 from streamlayer._core.calls import Appended, Trimmed
 from streamlayer._core.refusals import Refusal, error_of, where
+from streamlayer._core.replication import Unconfirmed, needs
 from streamlayer.errors import (
     DuplicateSequenceNumberError,
     InvalidTimestampError,
+    LogTruncationError,
     MessageSizeTooLargeError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
     ProducerFencedError,
     RequestTimedOutError,
     ServerFullError,
@@ -39,7 +43,7 @@ class Settlement:
     :ivar done: batches that are appended or given up, in order: their waiters go on.
     :ivar trouble: the last error after which something is tried again; ``None`` if all went well.
     :ivar again: whether something was refused and can go again at once.
-    :ivar lost: partitions where the server no longer has what it had acknowledged.
+    :ivar losses: acknowledged records that the server no longer has.
     :ivar gone: topics that are no longer there.
     :ivar fatal: the producer's id is somebody else's too: nothing of it may be sent any more.
     """
@@ -48,7 +52,7 @@ class Settlement:
         self.done: list[Batch] = []
         self.trouble: StreamlayerError | None = None
         self.again = False
-        self.lost: list[PartitionQueue] = []
+        self.losses: list[LogTruncationError] = []
         self.gone: set[str] = set()
         self.fatal: StreamlayerError | None = None
 
@@ -56,8 +60,8 @@ class Settlement:
 def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterable[Any], now: int) -> Settlement:
     """Decide about each batch of a round.
 
-    :param outcomes: for each batch an ``Appended``, a ``Refusal``, a ``StreamlayerError``, or an exception with an
-        ``error``, which stands for no answer.
+    :param outcomes: for each batch an ``Appended``, an ``Unconfirmed``, a ``Refusal``, a ``StreamlayerError``, or an
+        exception with an ``error``, which stands for no answer.
     """
     result = Settlement()
     refused: set[int] = set()
@@ -67,11 +71,16 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
             continue  # given up together with one before it
         partition = batch.partition
         if isinstance(outcome, Appended):
-            partition.segment = outcome.segment
-            if outcome.generation > partition.topic.generation:
-                partition.topic.stale = True
+            _learn(partition, outcome)
+            _note(accumulator, batch, outcome, result)
             accumulator.succeed(batch, outcome.base_offset, outcome.append_time, now)
             result.done.append(batch)
+            continue
+        if isinstance(outcome, Unconfirmed):
+            unsure.add(id(partition))
+            _learn(partition, outcome.appended)
+            partition.last_append = now
+            _unconfirmed(accumulator, batch, outcome, result)
             continue
         if isinstance(outcome, Refusal) and outcome.word in _LAYOUT_CHANGED:
             partition.topic.stale = True
@@ -103,6 +112,37 @@ def settle(accumulator: Accumulator, batches: Iterable[Batch], outcomes: Iterabl
     return result
 
 
+def _learn(partition: PartitionQueue, appended: Appended) -> None:
+    """What an answer says of the partition beside the batch."""
+    partition.segment = appended.segment
+    partition.needs = needs(appended.min_insync_replicas, appended.flush)
+    if appended.generation > partition.topic.generation:
+        partition.topic.stale = True
+
+
+def _note(accumulator: Accumulator, batch: Batch, appended: Appended, result: Settlement) -> None:
+    """A batch is acknowledged; find out whether what was acknowledged before is still there."""
+    partition = batch.partition
+    loss = partition.acknowledged.note(
+        where(partition.topic.name, partition.number),
+        appended.base_offset,
+        len(batch.values),
+        appended.epochs,
+        fresh=not batch.frozen,
+    )
+    if loss is not None:
+        result.losses.append(loss)
+        accumulator.losses.append(loss)
+
+
+def _unconfirmed(accumulator: Accumulator, batch: Batch, outcome: Unconfirmed, result: Settlement) -> None:
+    """In the log, and not safe yet: it goes again, to be found there. Without idempotence it would be there twice."""
+    result.trouble = batch.unconfirmed = outcome.error
+    batch.frozen = accumulator.idempotent
+    if outcome.hopeless or not accumulator.idempotent:
+        result.done += accumulator.fail(batch, outcome.error)
+
+
 def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: Settlement) -> None:
     partition = batch.partition
     place = where(partition.topic.name, partition.number)
@@ -115,7 +155,7 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
             partition.trim = int(first), int(last)
         case "GAP":
             partition.start_over()
-            result.lost.append(partition)
+            partition.acknowledged.gap = True
         case "BAD_TIMESTAMP":
             partition.start_over()
             oldest, newest = (int(part) for part in refusal.detail.split())
@@ -207,6 +247,12 @@ def _unknown(batch: Batch, error: StreamlayerError) -> StreamlayerError:
     return unknown
 
 
+def _not_safe(missing: StreamlayerError, took: str) -> StreamlayerError:
+    error = type(missing)(f"{took}; it was written. The last trouble: {missing}")
+    error.__cause__ = missing.__cause__
+    return error
+
+
 def give_up_late(accumulator: Accumulator, trouble: StreamlayerError | None, now: int) -> list[Batch]:
     """Give up the batches whose ``delivery_timeout_ms`` is over.
 
@@ -220,10 +266,17 @@ def give_up_late(accumulator: Accumulator, trouble: StreamlayerError | None, now
                 continue  # given up together with one before it
             place = where(batch.partition.topic.name, batch.partition.number)
             took = f"{place}: not delivered within delivery_timeout_ms={accumulator.delivery_timeout_ms}"
-            if batch.frozen:
-                error: StreamlayerError = _unknown(batch, trouble or RequestTimedOutError(took))
+            if batch.unconfirmed is not None and all(
+                other.unconfirmed for other in batch.partition.sealed if other.frozen
+            ):
+                error: StreamlayerError = _not_safe(batch.unconfirmed, took)
+            elif batch.frozen:
+                error = _unknown(batch, trouble or RequestTimedOutError(took))
             elif trouble is not None:
-                error = type(trouble)(f"{took}; it was not written. The last trouble: {trouble}")
+                # What is missing for others, which were written, is what this one waited behind.
+                behind = isinstance(trouble, NotEnoughReplicasAfterAppendError)
+                kind = NotEnoughReplicasError if behind else type(trouble)
+                error = kind(f"{took}; it was not written. The last trouble: {trouble}")
             else:
                 why = ": partitions are being added to its topic" if batch.partition.topic.stale else ""
                 error = RequestTimedOutError(f"{took}; it was not written{why}")

@@ -1,6 +1,6 @@
 -- alter_partition: give a partition newer settings, and each segment's keys the expiry that follows from them.
 -- KEYS: meta tail segs segment_keys*
--- ARGV: topic_id config_version:int first:int last:int retention_ms:int retention_bytes:int segment_limit:int max_message_bytes:int
+-- ARGV: topic_id config_version:int first:int last:int retention_ms:int retention_bytes:int segment_limit:int max_message_bytes:int min_insync_replicas:int flush:int
 -- returns: first_segment last_segment (to name next; both -1 when all is done)
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED
 -- flags: allow-oom
@@ -40,8 +40,9 @@ local function save()
   end
   note_oldest(segs, p)
   redis.call('HSET', meta, 'config_version', int(config_version), 'retention_ms', int(retention_ms), 'retention_bytes',
-    int(retention_bytes), 'segment_limit', int(segment_limit), 'max_message_bytes', int(max_message_bytes), 'start',
-    int(p.start), 'deadline', int(p.deadline), 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
+    int(retention_bytes), 'segment_limit', int(segment_limit), 'max_message_bytes', int(max_message_bytes),
+    'min_insync_replicas', int(min_insync_replicas), 'flush', int(flush), 'start', int(p.start), 'deadline',
+    int(p.deadline), 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
   version = config_version
 end
 

@@ -1,8 +1,8 @@
 -- append: add one batch to a partition, once for each (producer, epoch, sequence).
 -- KEYS: meta tail segs producers log index times
--- ARGV: topic_id partition:int generation key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int frame channel
--- returns: base_offset append_time open_segment epochs generation
--- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION TOO_LARGE BAD_TIMESTAMP SEGMENT TRIM
+-- ARGV: topic_id partition:int generation key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int acks frame channel
+-- returns: base_offset append_time open_segment epochs generation min_insync_replicas flush
+-- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION NOT_ENOUGH_REPLICAS TOO_LARGE BAD_TIMESTAMP SEGMENT TRIM
 -- flags: -
 -- slot: one partition's
 -- cost: O(frame), some 20 commands at most; 15-35 us
@@ -16,7 +16,7 @@ local HOUR_MS = 3600000
 local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'partitions', 'segment', 'segment_base',
   'segment_bytes', 'segment_at', 'tail_base', 'tail_len', 'max_timestamp', 'deadline', 'epochs', 'armed',
   'retention_ms', 'segment_limit', 'max_message_bytes', 'timestamp_type', 'growing', 'scan', 'retention_bytes',
-  'segment_position', 'trim_at', 'oldest_closed', 'start')
+  'segment_position', 'trim_at', 'oldest_closed', 'start', 'min_insync_replicas', 'flush')
 if not m then return refusal end
 local now = server_ms()
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
@@ -28,6 +28,7 @@ local p = {
   start = tonumber(m[24]),
 }
 local epochs, armed = m[12], m[13]
+local insync, flush = tonumber(m[25] or 1), tonumber(m[26] or 0)
 
 -- A batch that was taken before is answered again, whatever has changed since.
 local entry = false
@@ -37,7 +38,7 @@ if producer ~= '' then
   local verdict, detail, time = judge_sequence(entry, producer_epoch, sequence, count, crc)
   if verdict == 'duplicate' then
     redis.call('HSET', producers, producer, touch_producer(entry, now))
-    return { tag, detail, time, p.segment, epochs, tonumber(m[2]) }
+    return { tag, detail, time, p.segment, epochs, tonumber(m[2]), insync, flush }
   end
   if verdict ~= 'append' then return refuse(verdict, detail) end
 end
@@ -46,6 +47,12 @@ if key_hash ~= '' then
   if m[18] then return refuse('GROWING', m[18]) end
   if generation ~= m[2] then return refuse('STALE_GENERATION', m[2]) end
   if key_hash % tonumber(m[3]) ~= partition then return refuse('WRONG_PARTITION', m[3]) end
+end
+if acks == 'all' and insync > 1 then
+  local replicas = online_replicas()
+  if replicas and replicas < insync - 1 then
+    return refuse('NOT_ENOUGH_REPLICAS', int(replicas) .. ' ' .. int(insync - 1))
+  end
 end
 if #frame > tonumber(m[16]) then return refuse('TOO_LARGE', m[16]) end
 if m[17] == '1' then
@@ -142,4 +149,4 @@ if armed then
   redis.call('HDEL', meta, 'armed')
   redis.pcall('PUBLISH', channel, int(partition)) -- the batch is in the log, even if an ACL forbids the channel
 end
-return { tag, base, now, p.segment, epochs, tonumber(m[2]) }
+return { tag, base, now, p.segment, epochs, tonumber(m[2]), insync, flush }

@@ -1,6 +1,6 @@
 -- create_partition: make an empty partition, or say which log is there already. Never touches one that exists.
 -- KEYS: meta tail segs producers log index times
--- ARGV: topic_id partitions:int generation:int retention_ms:int retention_bytes:int segment_limit:int max_message_bytes:int timestamp_type:int config_version:int
+-- ARGV: topic_id partitions:int generation:int retention_ms:int retention_bytes:int segment_limit:int max_message_bytes:int timestamp_type:int min_insync_replicas:int flush:int config_version:int
 -- returns: topic_id partitions generation
 -- errors: FOREIGN UNKNOWN_TOPIC
 -- flags: -
@@ -26,6 +26,6 @@ redis.call('HSET', meta, 'v', '1', 'min_v', '1', 'id', topic_id, 'generation', i
   'segment_base', '0', 'segment_position', '0', 'segment_bytes', '0', 'segment_at', '0', 'tail_base', '0', 'tail_len',
   '0', 'trim_at', '-1', 'oldest_closed', '0', 'max_timestamp', '-1', 'deadline', '0', 'retention_ms',
   int(retention_ms), 'retention_bytes', int(retention_bytes), 'segment_limit', int(segment_limit),
-  'max_message_bytes', int(max_message_bytes), 'timestamp_type', int(timestamp_type), 'config_version',
-  int(config_version))
+  'max_message_bytes', int(max_message_bytes), 'timestamp_type', int(timestamp_type), 'min_insync_replicas',
+  int(min_insync_replicas), 'flush', int(flush), 'config_version', int(config_version))
 return { tag, topic_id, partitions, generation }

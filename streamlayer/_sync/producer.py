@@ -39,6 +39,7 @@ from streamlayer._core.filling import Filling
 from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
+from streamlayer._core.replication import needs
 from streamlayer._types import LOG_APPEND_TIME, AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
 from streamlayer._waiting import threads as waiting
 from streamlayer._waiting.threads import RecordFuture
@@ -67,7 +68,9 @@ class Producer(Generic[K, V]):
     :param namespace: what all keys begin with; ``sl`` by default.
     :param client_id: the connections' name on the server.
     :param allow_eviction: go on although the server may delete records when its memory is full.
-    :param acks: ``"all"`` or 1: a send is done when the server executed it; 0: when it was sent.
+    :param acks: ``"all"``: a send is done when the server has executed it and as many replicas and disks have it as
+        the topic's ``min_insync_replicas`` and ``flush`` want (by default none); 1: when the server has executed it;
+        0: when it was sent.
     :param enable_idempotence: a batch whose answer was lost is sent again and stored once; with ``acks=0`` nobody
         waits for an answer, and nothing is sent again.
     :param linger_ms: how long a batch waits for more records. Waiting for a record ends it.
@@ -144,7 +147,7 @@ class Producer(Generic[K, V]):
             self._accumulator,
             self._lock,
             secrets.token_urlsafe(16) if idempotent else "",
-            acks=0 if options.acks == 0 else 1,
+            acks="all" if options.acks == -1 else options.acks,
             compression=1 if options.compression_type else 0,
             layout_of=partial(_queue_of, self._client.namespace, options.batch_size),
             forget_topic=partial(_forget_topic, self._queues),
@@ -190,13 +193,21 @@ class Producer(Generic[K, V]):
     def metrics(self) -> ProducerMetrics:
         """What it has done so far, from memory."""
         sender = self._sender
-        return ProducerMetrics(sender.records_sent, sender.batches_sent, sender.batches_resent)
+        return ProducerMetrics(
+            sender.records_sent,
+            sender.batches_sent,
+            sender.batches_resent,
+            sender.truncations,
+            sender.records_lost,
+        )
 
     def flush(self, *, timeout_ms: int | None = None) -> None:
         """Send all that was given and wait for it.
 
         :param timeout_ms: how long; ``None``: until each record is in the log or given up.
         :raises RequestTimedOutError: not all was decided in time; the producer goes on trying.
+        :raises LogTruncationError: since the last flush the server was found to have lost records that it had
+            acknowledged; what was sent since is in the log.
         :raises StreamlayerError: the first failure since the last flush that nobody was told of, with a note that
             counts the others.
         """
@@ -558,6 +569,7 @@ def _queue_of(namespace: str, batch_size: int, topic: str, entry: TopicEntry) ->
         min(batch_size, config.max_message_bytes),
         waiting.Latch,
         append_time=config.timestamp_type == LOG_APPEND_TIME,
+        needs=needs(config.min_insync_replicas, config.flush_level),
     )
 
 

@@ -17,14 +17,16 @@ import redis
 from streamlayer._async.link import Unanswered
 from streamlayer._core import calls
 from streamlayer._core.accumulator import IDLE_MS, Accumulator, Batch, TopicQueue
-from streamlayer._core.calls import Call
+from streamlayer._core.calls import Call, Holders
 from streamlayer._core.columns import record_size
 from streamlayer._core.futures import metadata_of
 from streamlayer._core.keys import PartitionKeys, partition_keys
 from streamlayer._core.refusals import error_from_reply
-from streamlayer._core.settlement import give_up_late, settle
+from streamlayer._core.replication import confirmed
+from streamlayer._core.settlement import Settlement, give_up_late, settle
 from streamlayer._types import RecordMetadata
 from streamlayer.errors import (
+    NotEnoughReplicasAfterAppendError,
     RequestTimedOutError,
     ServerFullError,
     ServerUnavailableError,
@@ -78,6 +80,7 @@ class Faults:
     old_segment: int = 2
     time_jump: int = 2
     crash: int = 0
+    short: int = 0  # replicas do not have it yet; 0: nobody asks for any
 
 
 class Network:
@@ -130,7 +133,10 @@ class Network:
             first = self.rng.choice([executed, self.rng.randint(answered, executed)])
             if requests[first:]:
                 self.late.append(list(requests[first:]))
-        return outcomes
+        # A WAIT behind them, which may be cut off as well.
+        waited = Holders(0 if self._chance(self.faults.short) else 1)
+        answer = Unanswered(ServerUnavailableError("cut")) if answered < len(requests) else waited
+        return confirmed([("orders", 0)] * len(requests), outcomes, [answer])
 
 
 class Client:
@@ -147,7 +153,8 @@ class Client:
         self.queue = TopicQueue("orders", TOPIC_ID, 1, keys, crc32, rng.choice([150, 600, 6000]), Flag)
         self.accumulator.add_topic(self.queue)
         self.memos: dict[Batch, Any] = {}
-        self.lost_told = 0
+        self.owed: set[str] = set()
+        self.losses = 0
 
     def add(self, key: bytes | None, value: bytes, timestamp: int, now: int) -> tuple[Batch, int]:
         """Put a record into its partition's open batch, as ``Producer.send`` does."""
@@ -185,13 +192,27 @@ class Client:
             done = give_up_late(self.accumulator, error, now)
         else:
             settled = settle(self.accumulator, batches, outcomes, now)
-            self.lost_told += len(settled.lost)
             done = settled.done
+            self._check_losses(settled)
             if settled.trouble or settled.again:
                 done += give_up_late(self.accumulator, settled.trouble, now)
         for batch in done:
             assert not batch.done.is_set(), "decided twice"
             batch.done.set()
+
+    def crashed(self, ends: list[int]) -> None:
+        """The logs end here now: what was acknowledged behind that is to be told, with the next acknowledgement."""
+        for partition, end in zip(self.queue.partitions, ends, strict=True):
+            if partition.acknowledged.end > end:
+                self.owed.add(f"orders[{partition.number}]")
+
+    def _check_losses(self, settled: Settlement) -> None:
+        told = {str(loss).partition(":")[0] for loss in settled.losses}
+        acked = {f"orders[{batch.partition.number}]" for batch in settled.done if batch.error is None}
+        assert told <= self.owed & acked, "told, and nothing was lost"
+        assert self.network.run.fake or told == self.owed & acked, "lost, and not told"  # fakeredis: not always seen
+        self.owed -= told
+        self.losses += len(told)
 
     def _call(self, batch: Batch) -> Call[Any]:
         partition = batch.partition
@@ -231,7 +252,8 @@ class World:
         self.network = Network(self.run, self.rng, self.faults)
         self.logs = [Log(self.run, self._keys(number)) for number in range(PARTITIONS)]
         for log in self.logs:
-            log.create(partitions=PARTITIONS, segment_bytes=self.rng.choice([300, 3000, 20_000]))
+            limit, insync = self.rng.choice([300, 3000, 20_000]), 2 if self.faults.short else 1
+            log.create(partitions=PARTITIONS, segment_bytes=limit, min_insync_replicas=insync)
             log.set_meta(max_message_bytes=20_000)
         self.clients = [
             Client(number, self.namespace, self.network, self.rng)
@@ -243,7 +265,7 @@ class World:
         self.base_ms = self.run.now()
         self.disk: list[list[Snapshot]] = []
         self.crashes = 0
-        self.told = (0, 0, 0)
+        self.told = (0, 0, 0, 0)
 
     def _keys(self, number: int) -> PartitionKeys:
         return partition_keys(self.namespace, "orders", number)
@@ -274,6 +296,8 @@ class World:
         self.network.late.clear()
         self.crashes += 1
         ends = [log.meta("next")[0] for log in self.logs]
+        for client in self.clients:
+            client.crashed(ends)
         for sent in self.sent:
             if sent.batch.done.is_set() and sent.batch.base_offset >= 0:
                 sent.lost |= sent.batch.base_offset >= ends[sent.batch.partition.number]
@@ -310,7 +334,7 @@ class World:
 
     # --- the judge ---------------------------------------------------------------------------------------------------
 
-    def judge(self) -> tuple[int, int, int]:
+    def judge(self) -> tuple[int, int, int, int]:
         """Compare what was told with what is there.
 
         :returns: how many records are in the logs, how many certainly not, and of how many nobody knows.
@@ -331,7 +355,7 @@ class World:
                 key = by_number[number].key
                 assert key is None or crc32(key) % PARTITIONS == partition, "in another key's partition"
         present = set(stored)
-        acked = refused = unknown = 0
+        acked = refused = unknown = unsafe = 0
         for sent in self.sent:
             assert sent.batch.done.is_set(), "never decided"
             outcome = self._told(sent)
@@ -342,10 +366,13 @@ class World:
                     assert there == (sent.producer, sent.number), f"{sent.number} is not at {outcome}"
             elif isinstance(outcome, RequestTimedOutError) and "may be in the log" in str(outcome):
                 unknown += 1
+            elif isinstance(outcome, NotEnoughReplicasAfterAppendError):
+                unsafe += 1
+                assert self.crashes or sent.number in present, f"said to be there, but is not: {sent.number}"
             else:
                 refused += 1
                 assert sent.number not in present, f"said not to be there, but is: {sent.number} {outcome}"
-        return acked, refused, unknown
+        return acked, refused, unknown, unsafe
 
     def _told(self, sent: Sent) -> RecordMetadata | StreamlayerError:
         try:

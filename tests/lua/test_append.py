@@ -456,8 +456,8 @@ REFUSALS: dict[str, Callable[[Log], Any]] = {
 
 
 def test_every_word_of_the_header_has_its_test() -> None:
-    """The table above is complete."""
-    assert set(REFUSALS) == scripts.APPEND.errors
+    """The table above is complete; what needs a real server stands below."""
+    assert set(REFUSALS) | {"NOT_ENOUGH_REPLICAS"} == scripts.APPEND.errors
 
 
 @pytest.mark.parametrize("word", sorted(REFUSALS))
@@ -596,3 +596,26 @@ def test_only_an_armed_partition_wakes_and_only_once(log: Log) -> None:
             message = sync_wait_until(lambda: pubsub.get_message(timeout=1), "a message comes")
             heard.append(message["data"])
     assert heard == [b"0", b"end"]
+
+
+@pytest.mark.usefixtures("tells_lives")
+@pytest.mark.parametrize("acks", [0, 1, "all"])
+def test_too_few_replicas_refuse_only_who_wants_them(log: Log, acks: Any) -> None:
+    """``acks="all"`` on a server without replicas that shall have one: refused, nothing written; others are taken."""
+    log.set_meta(min_insync_replicas=2)
+    before = log.dump()
+    answer = log.append(b"a", acks=acks)
+    if acks == "all":
+        assert answer == ("NOT_ENOUGH_REPLICAS", "0 1")
+        assert log.dump() == before
+    else:
+        assert answer.min_insync_replicas == 2
+
+
+@pytest.mark.usefixtures("tells_lives")
+def test_what_is_there_already_is_answered_though_replicas_are_gone(log: Log) -> None:
+    """A batch sent again is found, and says so: whether replicas have it is the ``WAIT``'s to tell."""
+    batch = log.batch([b"a"])
+    assert log.send(batch, "me").base_offset == 0
+    log.set_meta(min_insync_replicas=2)
+    assert log.send(batch, "me", acks="all").base_offset == 0

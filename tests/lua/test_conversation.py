@@ -25,7 +25,7 @@ def _converse(client: redis.Redis, namespace: str, seed: int, faults: Faults) ->
 @pytest.mark.parametrize("seed", range(SEEDS))
 def test_exactly_once_in_order_whatever_the_wire_does(redis_client: redis.Redis, namespace: str, seed: int) -> None:
     """Lost answers, cut and late requests, refusals in mid-pipeline: each record once, in order, where it was told."""
-    acked, _, _ = _converse(redis_client, namespace, seed, Faults()).told
+    acked, *_ = _converse(redis_client, namespace, seed, Faults()).told
     assert acked > 20, "a conversation in which nothing happened proves nothing"
 
 
@@ -36,3 +36,14 @@ def test_after_a_crash_that_lost_the_end_nothing_is_stored_twice(
     """The server comes back with a shorter history: what was not lost is there once, in order, and all is decided."""
     world = _converse(redis_client, namespace, seed, Faults(crash=4))
     assert world.told[0] > 20, "a conversation in which nothing happened proves nothing"
+
+
+@pytest.mark.parametrize("crash", [0, 3])
+@pytest.mark.parametrize("seed", range(SEEDS // 2))
+def test_what_replicas_do_not_have_yet_goes_again_and_is_stored_once(
+    redis_client: redis.Redis, namespace: str, seed: int, crash: int
+) -> None:
+    """With two servers wanted and a replica that lags: what was said to be written and not safe is there, and once."""
+    world = _converse(redis_client, namespace, seed, Faults(short=60, crash=crash, time_jump=6))
+    assert world.told[0] > 20, "a conversation in which nothing happened proves nothing"
+    assert any(sent.batch.unconfirmed for sent in world.sent)

@@ -185,3 +185,10 @@ def test_an_unknown_option_names_the_nearest(name: str, words: str) -> None:
     """As Python does for names of its own."""
     with pytest.raises(TypeError, match=words):
         refuse_unknown("Producer", {name: 1}, ProducerOptions.model_fields)
+
+
+def test_a_replicas_disk_without_a_replica_makes_no_sense() -> None:
+    """``flush='replicas'`` counts replicas by ``min_insync_replicas``, in which the primary is one."""
+    with pytest.raises(ConfigurationError, match="min_insync_replicas to 2"):
+        topic_config({"flush": "replicas"})
+    assert topic_config({"flush": "replicas", "min.insync.replicas": 3}).flush_level == 2

@@ -120,7 +120,7 @@ def test_a_word_of_another_layout_fails_nothing_and_stops_the_topic(word: str) -
     client.accumulator.seal(other)
     _, result = client.round(no(word, "3"), no("GAP", "1"), appended(1))
     assert result.done == [other]
-    assert (result.again, result.trouble, result.lost) == (True, None, [])
+    assert (result.again, result.trouble, result.losses) == (True, None, [])
     assert client.topic.stale
     assert client.topic.partitions[0].epoch == 1
     later, _ = client.add(None, b"d", 1)
@@ -847,7 +847,7 @@ class History:
         note_trims(trims, dropped)
         settled = settle(self.accumulator, batches, outcomes, self.now)
         assert settled.fatal is None, settled.fatal
-        assert settled.lost == [], "the server lost nothing"
+        assert settled.losses == [], "the server lost nothing"
         if self.told_early:
             for batch in settled.done:
                 batch.base_offset = -1

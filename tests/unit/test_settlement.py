@@ -12,10 +12,13 @@ from hypothesis import strategies as st
 from streamlayer._core.batch import Batch
 from streamlayer._core.calls import Appended, Trimmed
 from streamlayer._core.refusals import Refusal, error_from_reply
+from streamlayer._core.replication import Unconfirmed
 from streamlayer._core.settlement import Settlement, give_up_late, note_trims, settle
 from streamlayer.errors import (
     InvalidTimestampError,
     MessageSizeTooLargeError,
+    NotEnoughReplicasAfterAppendError,
+    NotEnoughReplicasError,
     PartitionDamagedError,
     ProducerFencedError,
     RequestTimedOutError,
@@ -30,6 +33,11 @@ from tests.unit.batches import NOW, STAMP, Buffer, Silence, appended, no
 FULL = ServerFullError("full")
 CUT = ServerUnavailableError("cut")
 SILENCE = Silence(CUT)
+
+
+def lacking(base: int) -> Unconfirmed:
+    """A yes, and no replica has it."""
+    return Unconfirmed(appended(base), NotEnoughReplicasAfterAppendError("0 of 1 replicas"), hopeless=False)
 
 
 def run(buffer: Buffer, *outcomes: Any, now: int = NOW) -> tuple[list[Batch], Settlement]:
@@ -61,7 +69,7 @@ def test_what_is_appended_is_done_in_order() -> None:
     assert result.done == [one, two]
     assert (one.base_offset, two.base_offset, two.append_time) == (1, 3, 99)
     assert buffer.partition.segment == 7
-    assert (result.trouble, result.again, result.lost, result.gone) == (None, False, [], set())
+    assert (result.trouble, result.again, result.losses, result.gone) == (None, False, [], set())
 
 
 def test_another_segment_is_where_it_goes_next() -> None:
@@ -78,7 +86,7 @@ def test_old_segments_are_dropped_before_it_goes_again() -> None:
     """TRIM costs a round and nothing else: the partition knows what to drop, and the numbers are the same again."""
     buffer, (one, two) = ready(2)
     _, result = run(buffer, no("TRIM", "3 7"), no("GAP", "1"))
-    assert (result.again, result.trouble, result.lost) == (True, None, [])
+    assert (result.again, result.trouble, result.losses) == (True, None, [])
     assert buffer.partition.trim == (3, 7)
     assert numbers(buffer) == [(0, 1), (0, 3)]
     assert not one.frozen
@@ -151,7 +159,7 @@ def test_behind_a_refused_batch_nothing_was_appended() -> None:
     buffer, batches = ready(3)
     _, result = run(buffer, FULL, no("GAP", "1"), no("GAP", "1"))
     assert result.trouble is FULL
-    assert result.lost == []
+    assert result.losses == []
     assert not any(batch.frozen for batch in batches)
     assert numbers(buffer) == [(0, 1), (0, 3), (0, 5)]
 
@@ -189,13 +197,74 @@ def test_silence_behind_a_batch_too_old_to_be_found_is_unknown() -> None:
 
 
 def test_a_gap_begins_a_new_epoch() -> None:
-    """The server lost what it had acknowledged: on with a new epoch from 0, all numbered anew, and it is told."""
-    buffer, _ = ready(3)
-    run(buffer, SILENCE, SILENCE, SILENCE)
+    """The server lost what it had acknowledged: a new epoch from 0, all numbered anew; told with the next yes."""
+    buffer, _ = ready(4)
+    run(buffer, appended(1), SILENCE, SILENCE, SILENCE)
     _, result = run(buffer, no("GAP", "0"), no("GAP", "0"), no("GAP", "0"))
-    assert result.lost == [buffer.partition]
+    assert result.losses == []
     assert numbers(buffer) == [(1, 0)]
     assert not any(batch.frozen for batch in buffer.partition.sealed)
+    _, result = run(buffer, appended(1))
+    (loss,) = result.losses
+    assert (loss.diverged_at, loss.lost) == (None, None)
+    assert buffer.accumulator.take_failures() == [loss]
+    assert buffer.accumulator.take_failures() == []
+
+
+def test_a_shorter_log_is_told_with_numbers() -> None:
+    """Acknowledged up to 5, and the log went on from 2 in another life of the server: three are gone."""
+    buffer, _ = ready(2)
+    run(buffer, appended(1)._replace(epochs="1:a:0"), appended(3)._replace(epochs="1:a:0"))
+    buffer.batch(b"x")
+    _, result = run(buffer, appended(2)._replace(epochs="1:a:0,2:b:2"))
+    (loss,) = result.losses
+    assert (loss.diverged_at, loss.lost) == (2, 3)
+    buffer.batch(b"y")
+    _, result = run(buffer, appended(3)._replace(epochs="1:a:0,2:b:2"))
+    assert result.losses == []
+
+
+def test_what_too_few_replicas_have_goes_again_as_it_is() -> None:
+    """It is frozen and found again; once replicas have it, it is done, at the offset that it always had."""
+    buffer, (one, two) = ready(2)
+    sent = [(one.sequence, one.epoch), (two.sequence, two.epoch)]
+    _, result = run(buffer, lacking(1), lacking(3))
+    assert result.done == []
+    assert isinstance(result.trouble, NotEnoughReplicasAfterAppendError)
+    assert (one.frozen, two.frozen) == (True, True)
+    sent = [(one.sequence, one.epoch), (two.sequence, two.epoch)]
+    batches, result = run(buffer, appended(1), appended(3))
+    assert batches == [one, two]
+    assert [(batch.sequence, batch.epoch) for batch in batches] == sent
+    assert (one.base_offset, two.base_offset, one.error, two.error) == (1, 3, None, None)
+
+
+def test_what_is_never_confirmed_is_told_to_be_written_and_not_safe() -> None:
+    """When its time is over: its own error, for it is in the log; what waited behind it is certainly not there."""
+    buffer, (one,) = ready(1)
+    run(buffer, lacking(1))
+    waiting = buffer.batch(b"w")
+    full = error_from_reply("NOT_ENOUGH_REPLICAS 0 1", "orders", 0)
+    _, result = run(buffer, lacking(1), full)
+    give_up_late(buffer.accumulator, result.trouble, NOW + 2000)
+    assert isinstance(one.error, NotEnoughReplicasAfterAppendError)
+    assert "it was written" in str(one.error)
+    assert isinstance(waiting.error, NotEnoughReplicasError)
+    assert "it was not written" in str(waiting.error)
+    assert numbers(buffer) == []
+
+
+@pytest.mark.parametrize(("idempotent", "hopeless"), [(False, False), (True, True)])
+def test_what_cannot_be_asked_for_again_is_told_at_once(idempotent: bool, hopeless: bool) -> None:
+    """Without idempotence it would be stored twice; where ``WAIT`` is forbidden, it would never be confirmed."""
+    buffer = Buffer(idempotent=idempotent)
+    buffer.known()
+    one = buffer.batch(b"a")
+    _, result = run(buffer, lacking(1)._replace(hopeless=hopeless))
+    assert result.done == [one]
+    assert isinstance(one.error, NotEnoughReplicasAfterAppendError)
+    buffer.batch(b"b")
+    assert numbers(buffer)[0] == ((1, 0) if idempotent else (0, 1))
 
 
 def test_a_gap_behind_an_undecided_batch_decides_nothing() -> None:
@@ -204,7 +273,7 @@ def test_a_gap_behind_an_undecided_batch_decides_nothing() -> None:
     run(buffer, SILENCE, SILENCE)
     sent = one.sequence, one.epoch
     _, result = run(buffer, FULL, no("GAP", "1"))
-    assert result.lost == []
+    assert result.losses == []
     assert one.frozen
     assert two.frozen
     assert numbers(buffer)[0] == (sent[1], sent[0])

@@ -8,6 +8,13 @@ local function server_token()
   return string.sub(string.match(info, 'master_replid:(%x+)') or '', 1, 16)
 end
 
+-- How many replicas hear every write; nil where INFO is not allowed.
+local function online_replicas()
+  local info = redis.pcall('INFO', 'replication')
+  if type(info) ~= 'string' then return nil end
+  return select(2, string.gsub(info, 'state=online', ''))
+end
+
 local function last_epoch(epochs)
   return string.match(epochs, '(%d+):(%x*):(%d+)$')
 end

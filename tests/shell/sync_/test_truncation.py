@@ -104,8 +104,10 @@ def test_a_restart_that_lost_nothing_is_not_noticed(own_server: Server, caplog: 
     assert not [r for r in caplog.records if "lost" in r.getMessage() and "connection" not in r.getMessage()]
 
 
-def test_a_producer_goes_on_behind_what_the_server_has(own_server: Server) -> None:
-    """Its acknowledged records are gone; what it sends next is stored once, in order."""
+def test_a_producer_goes_on_behind_what_the_server_has(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its acknowledged records are gone: logged, counted, raised once by flush; what it sends next is stored once."""
     with Producer(url=own_server.url) as producer:
         for i in range(3):
             producer.send_and_wait("t", b"%d" % i, partition=0)
@@ -114,6 +116,12 @@ def test_a_producer_goes_on_behind_what_the_server_has(own_server: Server) -> No
                 producer.send_and_wait("t", b"lost", partition=0)
         for i in range(3, 6):
             assert (producer.send_and_wait("t", b"%d" % i, partition=0)).offset == i
+        with pytest.raises(LogTruncationError, match=r"t\[0\]: the server lost 3 records") as caught:
+            producer.flush()
+        assert (caught.value.diverged_at, caught.value.lost) == (3, 3)
+        assert producer.metrics()[-2:] == (1, 3)
+        producer.flush()
+    assert [r.levelname for r in caplog.records if "lost 3 records" in r.message] == ["WARNING"]
     assert stored_values({"url": own_server.url}, "t") == [b"%d" % i for i in range(6)]
 
 
