@@ -82,6 +82,8 @@ def test_a_description_says_where_each_setting_comes_from(sync_args: dict[str, A
             "max_message_bytes": ConfigEntry(MIB + 65_536, "default"),
             "partitioner": ConfigEntry("crc32", "default"),
             "message_timestamp_type": ConfigEntry("CreateTime", "default"),
+            "min_insync_replicas": ConfigEntry(1, "default"),
+            "flush": ConfigEntry("server", "default"),
         }
         admin.alter_configs(
             {"t": {"segment.bytes": 30_000, "max_message_bytes": MIB + 65_536, "retention_ms": None}}
