@@ -11,6 +11,7 @@ from streamlayer._sync.producer import Producer
 from streamlayer._types import (
     AppendedRange,
     ConfigEntry,
+    ConsumerMetrics,
     ConsumerRecord,
     GroupDescription,
     GroupMetadata,
@@ -74,6 +75,7 @@ __all__ = [
     "ConfigurationError",
     "Consumer",
     "ConsumerRebalanceListener",
+    "ConsumerMetrics",
     "ConsumerRecord",
     "CorruptRecordError",
     "DuplicateSequenceNumberError",

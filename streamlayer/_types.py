@@ -216,6 +216,19 @@ class ProducerMetrics(NamedTuple):
     records_lost: int
 
 
+class ConsumerMetrics(NamedTuple):
+    """What a consumer has met since it was made.
+
+    :ivar truncations: times that a partition's log was found to have lost its end (a restart, or a failover).
+    :ivar records_lost: records that it had handed out, and that are gone by that; where it is known.
+    :ivar records_missed: records that retention, or a deletion, removed before it read them.
+    """
+
+    truncations: int
+    records_lost: int
+    records_missed: int
+
+
 @dataclass(frozen=True)
 class NewTopic:
     """A topic to create.

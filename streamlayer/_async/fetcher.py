@@ -50,6 +50,7 @@ class Fetcher:
         self._attempt = 0
         self._trouble: StreamlayerError | None = None
         self.retry_at = 0
+        self.truncations = self.records_lost = self.records_missed = 0
 
     def health(self) -> Health:
         """How it is doing."""
@@ -167,15 +168,18 @@ class Fetcher:
         at = position.position
         if self._options.auto_offset_reset == "none":
             missed = max(0, error.log_start - at)
+            self.records_missed += missed
             msg = f"{error}; the position is {at}, {missed} records were missed. Seek to go on"
             position.error = OffsetOutOfRangeError(msg, error.log_start, missed)
             return
         offset = error.log_start
         if self._options.auto_offset_reset == "latest":
             (offset,) = await self._offsets.find([position], LATEST, 0)
+        missed = max(0, offset - at)
+        self.records_missed += missed
         logger.warning(
             "%s: offset %d is not in the log; going on at %d, %d records were missed",
-            where(*position.tp), at, offset, max(0, offset - at),
+            where(*position.tp), at, offset, missed,
         )  # fmt: skip
         position.seek(offset)
 
@@ -183,15 +187,22 @@ class Fetcher:
         at, diverged_at = position.position, error.diverged_at
         if self._options.auto_offset_reset == "none" and (diverged_at is None or diverged_at < at):
             lost = None if diverged_at is None else at - diverged_at
+            self._count_lost(lost)
             position.error = LogTruncationError(f"{error}; the position is {at}. Seek to go on", diverged_at, lost)
         elif diverged_at is None:
             policy = LATEST if self._options.auto_offset_reset == "latest" else EARLIEST
             (offset,) = await self._offsets.find([position], policy, 0)
+            self._count_lost(None)
             logger.warning("%s; the position was %d, going on at %d", error, at, offset)
             position.seek(offset)
             position.cut_back = True
         elif lost := position.truncated(diverged_at):
+            self._count_lost(lost)
             logger.warning(
                 "%s: the server lost the log's end; going on at %d, %d records that were read are gone",
                 where(*position.tp), diverged_at, lost,
             )  # fmt: skip
+
+    def _count_lost(self, lost: int | None) -> None:
+        self.truncations += 1
+        self.records_lost += lost or 0

@@ -31,6 +31,7 @@ from streamlayer._core.keys import check_name
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.times import to_ms
 from streamlayer._types import (
+    ConsumerMetrics,
     ConsumerRecord,
     GroupMetadata,
     Health,
@@ -216,6 +217,11 @@ class Consumer(Generic[K, V]):
             return Health(ok=False, state="closed", reason="close() was called")
         health = self._fetcher.health()
         return health if self._group is None or self._assignment.by_hand else self._group.health(health)
+
+    def metrics(self) -> ConsumerMetrics:
+        """What it has met so far, from memory."""
+        fetcher = self._fetcher
+        return ConsumerMetrics(fetcher.truncations, fetcher.records_lost, fetcher.records_missed)
 
     def close(self, *, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         """Commit what was handed out, leave the group, close the connections. May be called twice.

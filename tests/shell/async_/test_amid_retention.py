@@ -156,6 +156,7 @@ async def test_records_expire_under_a_reader(aio_args: dict[str, Any], caplog: p
         await fill(aio_args, b"50")
         assert [r.value for r in await read(consumer, 1)] == [b"50"]
     assert warnings(caplog) == ["t[0]: offset 10 is not in the log; going on at 50, 40 records were missed"]
+    assert consumer.metrics() == (0, 0, 40)
 
 
 async def test_reading_to_an_end_that_is_trimmed_away(

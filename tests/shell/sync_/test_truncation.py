@@ -64,6 +64,7 @@ def test_a_reader_ahead_of_the_log_goes_back_to_where_they_part(
         assert consumer.position(TP) == 3 + since
         send(own_server, b"last")
         assert [r.value for r in read(consumer, 1)] == [b"last"]
+    assert consumer.metrics() == (1, 2, 0)
     told = [r.getMessage() for r in caplog.records if "lost the log's end" in r.getMessage()]
     assert len(told) == 1
     assert "t[0]" in told[0]
