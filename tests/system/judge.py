@@ -5,12 +5,16 @@
     history.drained(partition, records)            # at the end: everything, from the beginning, by somebody new
     assert judge(history, floors={"acked": 1000, "read": 1000, "dropped": 20}, fired=proxy.counts) == []
 
+With ``lossy`` the server may take back the end of a log, acknowledged records too, and use offsets again; but nobody
+may be left in the dark: see `_told_readers` and `_told_writers`.
+
 An outcome is one of three: acked, failed (certainly not written) or unknown. Values are unique and name their writer;
 who reads anew after a seek or a death does so under a new name. A history that shows too little is refused as vacuous.
 """
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,12 +41,16 @@ class Value(NamedTuple):
         return cls(writer, key, int(index))
 
 
+NOTHING = Value("", "", -1)
 Records = Iterable[tuple[int, Value]]
 """Offsets and what is there."""
 
 
 class Event(NamedTuple):
-    """One line of a history; `what` is sending, acked, failed, unknown, read or drained."""
+    """One line of a history; `what` is sending, acked, failed, unknown, read, told, handled or drained.
+
+    *told*: the actor learnt that the log parts at that offset. *handled*: a member of a group was given these.
+    """
 
     what: str
     actor: str
@@ -64,6 +72,7 @@ class History:
 
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
+    losses: dict[str, int] = field(default_factory=dict)  # writer -> how often it was told of a loss
 
     def _add(self, what: str, actor: str, partition: int, records: Records) -> None:
         event = Event(what, actor, partition, tuple(records), time.monotonic())
@@ -90,6 +99,14 @@ class History:
         """A poll returned these records of a partition."""
         self._add("read", reader, partition, records)
 
+    def told(self, actor: str, partition: int, diverged_at: int) -> None:
+        """A reader learnt that the log lost its end, and goes on at an offset."""
+        self._add("told", actor, partition, [(diverged_at, NOTHING)])
+
+    def handled(self, member: str, partition: int, records: Records) -> None:
+        """A member of a group was given these records."""
+        self._add("handled", member, partition, records)
+
     def drained(self, partition: int, records: Records) -> None:
         """The whole partition, read at the end by somebody new."""
         self._add("drained", "drain", partition, records)
@@ -99,11 +116,14 @@ class History:
         return (event for event in self.events if event.what == what)
 
 
-def judge(history: History, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None) -> list[Anomaly]:
+def judge(
+    history: History, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None, lossy: bool = False
+) -> list[Anomaly]:
     """Look for everything that must not be.
 
     :param floors: how much of what must have happened at least: of the history's counts, or of `fired`.
     :param fired: how often each fault struck.
+    :param lossy: acknowledged records may be gone, if those concerned were told.
     :returns: what is wrong; empty if nothing is.
     """
     counts = Counter(history.counts)
@@ -114,21 +134,34 @@ def judge(history: History, *, floors: Mapping[str, int], fired: Mapping[str, in
         if counts[name] < least
     ]
     log = {event.partition: dict(event.records) for event in history.of("drained")}
-    for check in (_offsets, _values, _outcomes, _order, _polls, _real_time):
+    checks = (_dense, _values, _outcomes, _order, _members)
+    checks += (_told_readers, _told_writers) if lossy else (_lasting, _acked, _polls, _real_time)
+    for check in checks:
         found += check(history, log)
     return found
+
+
+def lost(history: History) -> int:
+    """How many acknowledged records are not where they were said to be."""
+    log = {event.partition: dict(event.records) for event in history.of("drained")}
+    acked = [(event.partition, *record) for event in history.of("acked") for record in event.records]
+    return sum(log.get(partition, {}).get(offset) != value for partition, offset, value in acked)
 
 
 Log = Mapping[int, Mapping[int, Value]]
 
 
-def _offsets(history: History, log: Log) -> Iterator[Anomaly]:
-    """Dense from 0; one offset holds one value for everybody, for ever."""
+def _dense(history: History, log: Log) -> Iterator[Anomaly]:
+    """Offsets are dense from 0."""
     for event in history.of("drained"):
         offsets = [offset for offset, _ in event.records]
         if offsets != list(range(len(offsets))):
             gap = next((i for i, offset in enumerate(offsets) if i != offset), -1)
             yield Anomaly("log-gap", f"partition {event.partition}: place {gap} holds offset {offsets[gap]}")
+
+
+def _lasting(history: History, log: Log) -> Iterator[Anomaly]:
+    """One offset holds one value for everybody, for ever."""
     for event in history.events:
         if event.what not in {"acked", "read"}:
             continue
@@ -161,21 +194,80 @@ def _values(history: History, log: Log) -> Iterator[Anomaly]:
 
 
 def _outcomes(history: History, log: Log) -> Iterator[Anomaly]:
-    """What was acked is there, what failed is not, and every send had one outcome."""
+    """What failed is not there, and every send had one outcome."""
     there = {value for records in log.values() for value in records.values()}
     outcomes: Counter[Value] = Counter()
     for event in history.events:
         for _, value in event.records:
             if event.what in {"acked", "failed", "unknown"}:
                 outcomes[value] += 1
-            if event.what == "acked" and value not in there:
-                yield Anomaly("lost-write", f"{value} was acked and is nowhere")
             if event.what == "failed" and value in there:
                 yield Anomaly("aborted-read", f"{value} is there, though its send was said not to have written it")
     for event in history.of("sending"):
         for _, value in event.records:
             if outcomes[value] != 1:
                 yield Anomaly("no-outcome", f"{value} has {outcomes[value]} outcomes")
+
+
+def _acked(history: History, log: Log) -> Iterator[Anomaly]:
+    """What was acked is there."""
+    there = {value for records in log.values() for value in records.values()}
+    for event in history.of("acked"):
+        for _, value in event.records:
+            if value not in there:
+                yield Anomaly("lost-write", f"{value} was acked and is nowhere")
+
+
+def _members(history: History, log: Log) -> Iterator[Anomaly]:
+    """What is in the log was given to some member of the group, if there was one."""
+    handled = {value for event in history.of("handled") for _, value in event.records}
+    if handled:
+        for records in log.values():
+            for offset, value in records.items():
+                if value not in handled:
+                    yield Anomaly("unseen", f"{value} at {offset} was given to no member")
+
+
+def _told_readers(history: History, log: Log) -> Iterator[Anomaly]:
+    """A reader gets each record in turn, or goes back where it was told; what it was not told of is still there."""
+    views: defaultdict[tuple[str, int], dict[int, Value]] = defaultdict(dict)
+    nexts: dict[tuple[str, int], int] = {}
+    for event in history.events:
+        at = event.actor, event.partition
+        for offset, value in event.records:
+            if event.what == "told":
+                views[at] = {there: held for there, held in views[at].items() if there < offset}
+                nexts[at] = min(offset, nexts.get(at, offset))
+            elif event.what == "read":
+                if offset != nexts.get(at, offset):
+                    yield Anomaly("poll-skip", f"{at}: {offset} came, {nexts[at]} was due, and nothing was told")
+                views[at][offset] = value
+                nexts[at] = offset + 1
+    for at, view in views.items():
+        for offset, value in view.items():
+            there = log.get(at[1], {}).get(offset)
+            if there != value:
+                yield Anomaly("untold-loss", f"{at}: read {value} at {offset}, there is {there}, and nothing was told")
+
+
+def _told_writers(history: History, log: Log) -> Iterator[Anomaly]:
+    """Told was each writer whose acknowledged records are gone, and that had one acknowledged there since."""
+    gone: dict[tuple[str, int], float] = {}
+    for event in history.of("acked"):
+        at = event.actor, event.partition
+        for offset, value in event.records:
+            if log.get(event.partition, {}).get(offset) != value:
+                gone[at] = event.at
+    owed = {
+        (event.actor, event.partition)
+        for event in history.of("acked")
+        if event.at > gone.get((event.actor, event.partition), math.inf)
+    }
+    for writer in {name for name, _ in owed}:
+        partitions = sum(name == writer for name, _ in owed)
+        if history.losses.get(writer, 0) < partitions:
+            told = history.losses.get(writer, 0)
+            yield Anomaly("untold-loss", f"{writer} lost records of {partitions} partitions, and was told of {told}")
 
 
 def _order(history: History, log: Log) -> Iterator[Anomaly]:

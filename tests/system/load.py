@@ -13,6 +13,8 @@ whose words say whether the record may be in the log (`load.errors`); anything e
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
 import threading
 from collections import defaultdict
@@ -22,11 +24,14 @@ from typing import Any, Literal, Self
 from streamlayer import (
     Admin,
     AppendedRange,
+    CommitFailedError,
     Consumer,
+    LogTruncationError,
     NewTopic,
     Producer,
     RecordMetadata,
     RequestTimedOutError,
+    ServerReadOnlyError,
     ServerUnavailableError,
     StreamlayerError,
     TopicPartition,
@@ -40,6 +45,14 @@ TOPIC = "orders"
 PARTITIONS = 3
 KEYS = 12
 # Small batches, sent at once: many rounds, with several batches of a partition in each.
+MEMBER: dict[str, Any] = {
+    "group_id": "crew",
+    "enable_auto_commit": False,
+    "session_timeout_ms": 2000,
+    "heartbeat_interval_ms": 300,
+}
+UNCOMMITTED = (CommitFailedError, ServerUnavailableError, RequestTimedOutError, ServerReadOnlyError)
+"""What a commit may end in while the server is away, or partitions pass on: what was not committed is read again."""
 PRODUCER: dict[str, Any] = {"linger_ms": 1, "batch_size": 200, "delivery_timeout_ms": 30_000}
 
 
@@ -58,6 +71,8 @@ class Load:
         readers: int = 1,
         burst: int = 12,
         shared: bool = False,
+        members: int = 0,
+        topic: Mapping[str, Any] | None = None,
         **producer: Any,
     ) -> None:
         self.history = History()
@@ -65,17 +80,21 @@ class Load:
         self._url = url
         self._burst = burst
         self._options = PRODUCER | producer
+        self._topic = topic
         self._places: defaultdict[tuple[str, str], int] = defaultdict(int)
         self._stopping = threading.Event()
         self._crashes: list[BaseException] = []
+        self._hears = _Hears(self.history)
         self._names = [f"{colour}-writer-{n}" for n in range(writers)] + [
             f"{colour}-reader-{n}" for n in range(readers)
         ]
+        self._members = [f"{colour}-member-{n}" for n in range(members)]
         if shared:
             self._threads = [self._thread(getattr(self, f"_{colour}_writers"), *self._names[:writers])]
         else:
             self._threads = [self._thread(getattr(self, f"_{colour}_writer"), name) for name in self._names[:writers]]
         self._threads += [self._thread(getattr(self, f"_{colour}_reader"), name) for name in self._names[writers:]]
+        self._threads += [self._thread(getattr(self, f"_{colour}_member"), name) for name in self._members]
 
     def _thread(self, work: Callable[..., Any], *names: str) -> threading.Thread:
         def run() -> None:
@@ -91,7 +110,8 @@ class Load:
 
     def __enter__(self) -> Self:
         with Admin(url=self._url) as admin:
-            admin.create_topics([NewTopic(TOPIC, PARTITIONS)], exist_ok=True)
+            admin.create_topics([NewTopic(TOPIC, PARTITIONS, config=self._topic)], exist_ok=True)
+        logging.getLogger("streamlayer").addHandler(self._hears)
         for thread in self._threads:
             thread.start()
         self._wait_ready()
@@ -109,6 +129,7 @@ class Load:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._stopping.set()
+        logging.getLogger("streamlayer").removeHandler(self._hears)
         for thread in self._threads:
             thread.join(60 if kind is None else 5)
         self.check()
@@ -138,10 +159,35 @@ class Load:
 
         sync_wait_until(done, f"{more} more records {what}", timeout=timeout)
 
-    def verdict(self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None) -> list[Anomaly]:
+    def wait_seen(self, url: str, *, timeout: float = 30) -> None:
+        """Wait until each reader, and the group, has all that is in the logs. Writers go on: a moment's end counts."""
+        names = [name for name in self._names if "-reader-" in name]
+        with Consumer(url=url) as consumer:
+            ends = consumer.end_offsets([TopicPartition(TOPIC, number) for number in range(PARTITIONS)])
+
+        def seen() -> bool:
+            self.check()
+            furthest: defaultdict[tuple[str, int], int] = defaultdict(int)
+            handled: defaultdict[int, int] = defaultdict(int)
+            for event in list(self.history.events):
+                for offset, _ in event.records[-1:]:
+                    if event.what == "told":
+                        furthest[event.actor, event.partition] = min(furthest[event.actor, event.partition], offset)
+                    elif event.what == "read":
+                        furthest[event.actor, event.partition] = offset + 1
+                    elif event.what == "handled":
+                        handled[event.partition] = max(handled[event.partition], offset + 1)
+            everybody = all(furthest[name, tp.partition] >= end for name in names for tp, end in ends.items())
+            return everybody and (not self._members or all(handled[tp.partition] >= end for tp, end in ends.items()))
+
+        sync_wait_until(seen, "everybody has read all that is there", timeout=timeout)
+
+    def verdict(
+        self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None, lossy: bool = False
+    ) -> list[Anomaly]:
         """Read the whole topic, by somebody new, and judge."""
         drain(self.history, url)
-        return judge(self.history, floors=floors, fired=fired)
+        return judge(self.history, floors=floors, fired=fired, lossy=lossy)
 
     # --- what is sent, and how it ended ------------------------------------------------------------------------------
 
@@ -180,8 +226,12 @@ class Load:
                 thread.join()
 
     def _sync_writer(self, name: str) -> None:
-        with Producer(url=self._url, **self._options) as producer:
-            self._sync_write(name, producer)
+        producer = Producer(url=self._url, **self._options)
+        try:
+            with producer:
+                self._sync_write(name, producer)
+        except LogTruncationError:
+            self.history.losses[name] = producer.metrics().truncations
 
     def _sync_write(self, name: str, producer: Producer) -> None:
         dice = random.Random(name)
@@ -219,6 +269,16 @@ class Load:
                 for tp, records in consumer.poll(200).items():
                     self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
 
+    def _sync_member(self, name: str) -> None:
+        with Consumer(TOPIC, url=self._url, client_id=name, **MEMBER) as consumer:
+            while not self._stopping.is_set():
+                polled = consumer.poll(200)
+                for tp, records in polled.items():
+                    self.history.handled(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+                if polled:
+                    with contextlib.suppress(*UNCOMMITTED):
+                        consumer.commit()
+
     # --- aio ---------------------------------------------------------------------------------------------------------
 
     async def _aio_writers(self, *names: str) -> None:
@@ -226,8 +286,12 @@ class Load:
             await asyncio.gather(*(self._aio_write(name, producer) for name in names))
 
     async def _aio_writer(self, name: str) -> None:
-        async with aio.Producer(url=self._url, **self._options) as producer:
-            await self._aio_write(name, producer)
+        producer = aio.Producer(url=self._url, **self._options)
+        try:
+            async with producer:
+                await self._aio_write(name, producer)
+        except LogTruncationError:
+            self.history.losses[name] = producer.metrics().truncations
 
     async def _aio_write(self, name: str, producer: aio.Producer) -> None:
         dice = random.Random(name)
@@ -263,6 +327,35 @@ class Load:
             while not self._stopping.is_set():
                 for tp, records in (await consumer.poll(200)).items():
                     self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+
+    async def _aio_member(self, name: str) -> None:
+        async with aio.Consumer(TOPIC, url=self._url, client_id=name, **MEMBER) as consumer:
+            while not self._stopping.is_set():
+                polled = await consumer.poll(200)
+                for tp, records in polled.items():
+                    self.history.handled(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
+                if polled:
+                    with contextlib.suppress(*UNCOMMITTED):
+                        await consumer.commit()
+
+
+class _Hears(logging.Handler):
+    """Notes what readers are told of logs that lost their end. A reader's thread has its name."""
+
+    def __init__(self, history: History) -> None:
+        super().__init__(logging.WARNING)
+        self._history = history
+
+    def emit(self, record: logging.LogRecord) -> None:
+        match record.args:
+            case (str(place), int(diverged_at), _) if "lost the log's end" in record.msg:
+                self._history.told(str(record.threadName), _partition(place), diverged_at)
+            case (LogTruncationError() as error, _, int(goes_on)):  # where the logs part is unknown
+                self._history.told(str(record.threadName), _partition(str(error)), goes_on)
+
+
+def _partition(text: str) -> int:
+    return int(text.partition("[")[2].partition("]")[0])
 
 
 def drain(history: History, url: str) -> None:
