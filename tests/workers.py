@@ -107,6 +107,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many steps of histories were made on which server: a run that made few proves little."""
+    if rows := sys.modules.get("tests.system.test_chaos"):
+        for line in rows.lines():
+            terminalreporter.write_line(line)
     if steps := _steps + _own_steps():
         made = ", ".join(f"{kind} {count:,}" for kind, count in sorted(steps.items()))
         terminalreporter.write_line(f"steps of histories: {made}")

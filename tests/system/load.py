@@ -82,7 +82,7 @@ class Load:
         self._options = PRODUCER | producer
         self._topic = topic
         self._places: defaultdict[tuple[str, str], int] = defaultdict(int)
-        self._stopping = threading.Event()
+        self._silent, self._stopping = threading.Event(), threading.Event()
         self._crashes: list[BaseException] = []
         self._hears = _Hears(self.history)
         self._names = [f"{colour}-writer-{n}" for n in range(writers)] + [
@@ -128,6 +128,7 @@ class Load:
         sync_wait_until(ready, "all are at work")
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._silent.set()
         self._stopping.set()
         logging.getLogger("streamlayer").removeHandler(self._hears)
         for thread in self._threads:
@@ -159,8 +160,16 @@ class Load:
 
         sync_wait_until(done, f"{more} more records {what}", timeout=timeout)
 
+    def stop_writing(self) -> None:
+        """Have the writers send what they have, and end."""
+        self._silent.set()
+        for thread in self._threads:
+            if "-writer-" in thread.name:
+                thread.join(60)
+        self.check()
+
     def wait_seen(self, url: str, *, timeout: float = 30) -> None:
-        """Wait until each reader, and the group, has all that is in the logs. Writers go on: a moment's end counts."""
+        """Wait until each reader, and the group, has all that is in the logs now; writers may go on."""
         names = [name for name in self._names if "-reader-" in name]
         with Consumer(url=url) as consumer:
             ends = consumer.end_offsets([TopicPartition(TOPIC, number) for number in range(PARTITIONS)])
@@ -235,7 +244,7 @@ class Load:
 
     def _sync_write(self, name: str, producer: Producer) -> None:
         dice = random.Random(name)
-        while not self._stopping.is_set():
+        while not self._silent.is_set():
             count = dice.randint(1, self._burst)
             way = dice.choice(["send", "one", "many"])
             if way == "send":
@@ -295,7 +304,7 @@ class Load:
 
     async def _aio_write(self, name: str, producer: aio.Producer) -> None:
         dice = random.Random(name)
-        while not self._stopping.is_set():
+        while not self._silent.is_set():
             count = dice.randint(1, self._burst)
             way = dice.choice(["send", "one", "many"])
             if way == "send":

@@ -179,6 +179,14 @@ class Proxy:
 
         self._do(end)
 
+    def point_at(self, upstream: str) -> None:
+        """Lead new connections to another server; those that are open stay where they are."""
+
+        async def turn() -> None:
+            self._upstream = urlsplit(upstream)
+
+        self._do(turn)
+
     def kill_all(self) -> int:
         """Cut every open connection, with all that waits on it; return how many there were."""
 
