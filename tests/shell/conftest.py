@@ -64,6 +64,8 @@ class Pair:
         port = int(self.url.rpartition(":")[2].partition("/")[0])
         self._other.replicaof("127.0.0.1", port)
         sync_wait_until(lambda: "state=online" in self._replicas(), "the replica follows")
+        self.client.set("marker", "1")  # Redis 7.0 says `online` up to a second before it sends anything
+        assert self.client.wait(1, 10_000) == 1
 
     def part(self) -> None:
         """Let it follow nobody any more; returns when the primary has noticed."""

@@ -109,6 +109,8 @@ class Stage:
             ours.replicaof("127.0.0.1", _port(other))
             sync_wait_until(lambda: _link(ours) == "up", "the replica follows")
             sync_wait_until(lambda: _online(theirs), "and its primary knows")
+            theirs.set("marker", "1")  # Redis 7.0 says `online` up to a second before it sends anything
+            assert theirs.wait(1, 10_000) == 1
 
     def part(self) -> None:
         """Have the replica hear nothing any more, and keep what it has; the primary knows when this returns."""
