@@ -156,6 +156,7 @@ def test_records_expire_under_a_reader(sync_args: dict[str, Any], caplog: pytest
         fill(sync_args, b"50")
         assert [r.value for r in read(consumer, 1)] == [b"50"]
     assert warnings(caplog) == ["t[0]: offset 10 is not in the log; going on at 50, 40 records were missed"]
+    assert consumer.metrics() == (0, 0, 40)
 
 
 def test_reading_to_an_end_that_is_trimmed_away(
