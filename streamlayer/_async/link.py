@@ -204,7 +204,8 @@ class Link:
         except (redis.RedisError, OSError) as error:
             failure = error
         outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
-        if self._out_of_step:
+        # A server that became a replica keeps its connections; whoever leads to the primary leads elsewhere by now.
+        if self._out_of_step or any(isinstance(reply, redis.ReadOnlyError) for reply in replies):
             await self.close()
         if failure is not None:
             unknown = Unanswered(lost(failure, self.settings.place))

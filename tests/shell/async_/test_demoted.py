@@ -1,0 +1,35 @@
+"""A primary becomes a replica, and what leads to it leads to another: clients that are still connected look anew."""
+
+from __future__ import annotations
+
+from streamlayer.aio import Admin, Consumer, Producer
+from tests.shell.async_.reading import read, stored_values
+from tests.shell.conftest import Pair
+from tests.system.proxy import Proxy
+
+
+def hand_over(pair: Pair, front: Proxy) -> None:
+    """In order: the replica is promoted, the address leads to it, and the former primary follows it."""
+    pair.promote()
+    front.point_at(pair.replica.url)
+    pair.client.replicaof("127.0.0.1", int(pair.replica.url.rpartition(":")[2].partition("/")[0]))
+
+
+async def test_a_connection_to_a_former_primary_is_given_up(pair: Pair) -> None:
+    """READONLY on a connection that nobody cuts: producer, consumer and admin go on with the new primary."""
+    with Proxy(pair.url) as front:
+        async with (
+            Producer(url=front.url) as producer,
+            Consumer("t", url=front.url, group_id="g") as consumer,
+            Admin(url=front.url) as admin,
+        ):
+            await producer.send_and_wait("t", b"before")
+            assert [record.value for record in await read(consumer, 1)] == [b"before"]
+            await consumer.commit()
+            await admin.list_topics()
+            hand_over(pair, front)
+            await producer.send_and_wait("t", b"after")
+            assert [record.value for record in await read(consumer, 1)] == [b"after"]
+            await consumer.commit()
+            await admin.create_topics(["u"])
+    assert await stored_values({"url": pair.replica.url}, "t") == [b"before", b"after"]
