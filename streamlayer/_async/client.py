@@ -14,6 +14,7 @@ from streamlayer._async.link import Link, Settings, Unanswered
 from streamlayer._core import calls
 from streamlayer._core.calls import Call
 from streamlayer._core.entries import TopicEntry, read_entry, topics_in
+from streamlayer._core.refusals import Refusal
 from streamlayer._core.retry import backoff_ms
 from streamlayer._core.settings import DEFAULT_URL, connection_options, namespace_of, parse_url
 from streamlayer._waiting import aio as waiting
@@ -169,6 +170,8 @@ class Client:
                 if not self.reached:
                     raise
             for call, outcome in zip(part, outcomes, strict=True):
+                if isinstance(outcome, Refusal) or (isinstance(outcome, StreamlayerError) and not outcome.retriable):
+                    raise outcome
                 if outcome is None or isinstance(outcome, Exception):
                     results.append(await self.call(call, timeout_ms))
                 else:
