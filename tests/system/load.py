@@ -60,6 +60,9 @@ class Load:
     """`writers` producers and `readers` consumers, in a thread each, from `with` to the end of the block.
 
     With `shared` all writers use one producer: from several threads, or from several tasks of one loop.
+
+    :param name: what the names of its writers, readers and members begin with; by default the colour.
+    :param history: to add to; by default a new one.
     """
 
     def __init__(
@@ -73,9 +76,11 @@ class Load:
         shared: bool = False,
         members: int = 0,
         topic: Mapping[str, Any] | None = None,
+        name: str = "",
+        history: History | None = None,
         **producer: Any,
     ) -> None:
-        self.history = History()
+        self.history = History() if history is None else history
         self.errors: list[StreamlayerError] = []
         self._url = url
         self._burst = burst
@@ -85,10 +90,9 @@ class Load:
         self._silent, self._stopping = threading.Event(), threading.Event()
         self._crashes: list[BaseException] = []
         self._hears = _Hears(self.history)
-        self._names = [f"{colour}-writer-{n}" for n in range(writers)] + [
-            f"{colour}-reader-{n}" for n in range(readers)
-        ]
-        self._members = [f"{colour}-member-{n}" for n in range(members)]
+        who = name or colour
+        self._names = [f"{who}-writer-{n}" for n in range(writers)] + [f"{who}-reader-{n}" for n in range(readers)]
+        self._members = [f"{who}-member-{n}" for n in range(members)]
         if shared:
             self._threads = [self._thread(getattr(self, f"_{colour}_writers"), *self._names[:writers])]
         else:

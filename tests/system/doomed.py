@@ -1,0 +1,247 @@
+"""Producers and members of a group as processes of their own, which are killed and stopped under load.
+
+    with Doomed(url, folder, "aio", "first", "writer") as process:
+        process.wait("acked", 100)
+        process.kill()
+    process.hand_over(history)
+
+The process is a `Load` whose history is written down line by line, each line in one go before anything else happens:
+``python -m tests.system.doomed URL LOG COLOUR NAME KIND``. What was under way when it died is unknown; who comes after
+it has another name. The rule: it ends with the test, and a test that did not mean it to die fails with its words.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from tests.system.judge import Anomaly, Event, History, Records, Value
+from tests.system.load import Colour, Load
+from tests.system.stage import Stage
+from tests.waiting import sync_wait_until
+
+ROOT = Path(__file__).parents[2]
+Kind = Literal["writer", "member"]
+COLOURS: tuple[Colour, ...] = ("sync", "aio")
+
+
+class WrittenHistory(History):
+    """One that is written down as it happens; in its process one thread adds to it."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def _add(self, what: str, actor: str, partition: int, records: Records) -> None:
+        super()._add(what, actor, partition, records)
+        os.write(self._file, json.dumps(self.events[-1]).encode() + b"\n")
+
+
+class Doomed:
+    """Such a process, seen from the one that started it."""
+
+    def __init__(self, url: str, folder: Path, colour: Colour, name: str, kind: Kind) -> None:
+        self.name = name
+        self._log, self._errors = folder / f"{name}.log", folder / f"{name}.err"
+        with self._errors.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tests.system.doomed", url, str(self._log), colour, name, kind],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._process.kill()
+        elif self._process.poll() is None:
+            self._process.terminate()
+        code = self._process.wait(60)
+        assert kind is not None or code in {0, -signal.SIGKILL}, self._errors.read_text()
+
+    def wait(self, what: str, more: int) -> None:
+        """Wait until so many more of its events of a kind have happened."""
+        enough = self._count(what) + more
+
+        def done() -> bool:
+            assert self._process.poll() is None, self._errors.read_text()
+            return self._count(what) >= enough
+
+        sync_wait_until(done, f"{self.name}: {more} more times {what}", timeout=30)
+
+    def _count(self, what: str) -> int:
+        return self._log.read_bytes().count(f'["{what}"'.encode()) if self._log.exists() else 0
+
+    def kill(self) -> None:
+        """End it by SIGKILL."""
+        self._process.kill()
+        self._process.wait()
+
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Within the block it stands still (SIGSTOP)."""
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self._process.send_signal(signal.SIGCONT)
+
+    def hand_over(self, history: History) -> None:
+        """Add all that it said, when it has ended."""
+        under_way: dict[Value, None] = {}
+        whole, _, _ = self._log.read_bytes().rpartition(b"\n")
+        for line in whole.split(b"\n"):
+            what, actor, partition, records, at = json.loads(line)
+            event = Event(what, actor, partition, tuple((offset, Value(*value)) for offset, value in records), at)
+            history.events.append(event)
+            history.counts[what] += len(records)
+            for _, value in event.records:
+                if what == "sending":
+                    under_way[value] = None
+                elif what in {"acked", "failed", "unknown"}:
+                    del under_way[value]
+        for value in under_way:
+            history.unknown(value)
+
+
+def holes(history: History, names: Iterable[str]) -> list[Anomaly]:
+    """What a producer that died has in the log is not a beginning of what it sent: a record of a key is left out."""
+    there: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for event in history.of("drained"):
+        for _, value in event.records:
+            there[value.writer, value.key].append(value.index)
+    writers = {f"{name}-writer-0" for name in names}
+    return [
+        Anomaly("hole", f"{writer}, {key}: {indices}")
+        for (writer, key), indices in there.items()
+        if writer in writers and indices != list(range(len(indices)))
+    ]
+
+
+# --- the faults ------------------------------------------------------------------------------------------------------
+
+
+def _url(stage: Stage) -> str:
+    return f"{stage.front.url}?socket_timeout=0.3"
+
+
+def producer_killed(stage: Stage) -> None:
+    """SIGKILL of producers of both colours, in the middle of their batches; each time a new one comes."""
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(4):
+            with Doomed(_url(stage), Path(folder), COLOURS[number % 2], f"doomed{number}", "writer") as process:
+                process.wait("acked", 60)
+                process.kill()
+                stage.healed()
+            process.hand_over(stage.load.history)
+            stage.load.wait_acked(20)
+    stage.fired["killed"] = 4
+
+
+def producer_stopped(stage: Stage) -> None:
+    """SIGSTOP, for longer than it waits for an answer: it takes what was answered meanwhile for lost, and sends again."""
+    with tempfile.TemporaryDirectory() as folder:
+        for colour in COLOURS:
+            with Doomed(_url(stage), Path(folder), colour, f"stopped-{colour}", "writer") as process:
+                for _ in range(3):
+                    process.wait("acked", 30)
+                    with process.stopped():
+                        stage.pass_time(0.5)
+                    stage.healed()
+                process.wait("acked", 30)
+            process.hand_over(stage.load.history)
+    stage.fired["stopped"] = 6
+
+
+def member_killed(stage: Stage) -> None:
+    """SIGKILL of members of the group, with records in hand that are not committed: others are given them again."""
+    with tempfile.TemporaryDirectory() as folder:
+        for colour in COLOURS:
+            with Doomed(_url(stage), Path(folder), colour, f"doomed-{colour}", "member") as process:
+                process.wait("handled", 10)
+                process.kill()
+                stage.healed()
+            process.hand_over(stage.load.history)
+            stage.load.wait_seen(stage.primary.url)
+    stage.fired["killed"] = 2
+
+
+def member_stopped(stage: Stage) -> None:
+    """SIGSTOP of members for longer than a session: their partitions are others' when they go on."""
+    with tempfile.TemporaryDirectory() as folder:
+        for colour in COLOURS:
+            with Doomed(_url(stage), Path(folder), colour, f"stopped-{colour}", "member") as process:
+                process.wait("handled", 10)
+                with process.stopped():
+                    stage.load.wait_seen(stage.primary.url)  # others have what it had
+                stage.healed()
+                process.wait("handled", 10)  # it joined again
+            process.hand_over(stage.load.history)
+    stage.fired["stopped"] = 2
+
+
+def server_loading(stage: Stage) -> None:
+    """SIGKILL, and a start with a file that takes a while to be read: LOADING to everybody."""
+    with stage.client() as client:
+        # In many scripts: between the transactions of its file the server answers.
+        for part in range(200):
+            client.eval("for i = 1, 2000 do redis.call('SET', KEYS[1] .. i, 'ballast') end", 1, f"ballast:{part}:")
+    stage.load.wait_acked(50)
+    stage.primary.kill()
+    stage.restart(stage.primary)
+    stage.healed()
+    stage.fired["LOADING"] = stage.errors("LOADING")
+
+
+def disk_failing(stage: Stage) -> None:
+    """A snapshot cannot be stored, and the server refuses writes (MISCONF), until one is."""
+    assert stage.primary._folder is not None
+    in_the_way = Path(stage.primary._folder, "dump.rdb")
+    with stage.client() as client:
+        before = stage.errors("MISCONF")
+        in_the_way.mkdir()
+        client.config_set("save", "3600 1000000")
+        client.bgsave()
+        sync_wait_until(lambda: _last_snapshot(client) == "err", "the snapshot fails")
+        sync_wait_until(lambda: stage.errors("MISCONF") > before + 5, "writes are refused")
+        stage.pass_time(0.5)
+        in_the_way.rmdir()
+        client.bgsave()
+        sync_wait_until(lambda: _last_snapshot(client) == "ok", "the next one is stored")
+    stage.healed()
+    stage.fired["MISCONF"] = stage.errors("MISCONF") - before
+
+
+def _last_snapshot(client: Any) -> str:
+    return str(client.info("persistence")["rdb_last_bgsave_status"])
+
+
+# --- the process -----------------------------------------------------------------------------------------------------
+
+
+def main(url: str, path: str, colour: str, name: str, kind: str) -> None:
+    """Write, or be a member, until SIGTERM."""
+    told = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: told.set())
+    counts = {"writers": 1} if kind == "writer" else {"writers": 0, "members": 1}
+    with Load(cast("Colour", colour), url, readers=0, name=name, history=WrittenHistory(path), **counts) as load:
+        while not told.wait(0.05):
+            load.check()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
