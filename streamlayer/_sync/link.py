@@ -66,6 +66,11 @@ class Settings:
         self.allow_eviction = allow_eviction
 
     @property
+    def silence_ms(self) -> float:
+        """How long the server may be silent before a connection is given up, whatever the caller's patience."""
+        return float(self.options["socket_timeout"]) * 1000
+
+    @property
     def place(self) -> str:
         """The server's address, for messages: never with a password in it."""
         if "path" in self.options:

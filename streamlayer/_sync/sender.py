@@ -345,7 +345,8 @@ class Sender:
         waited: list[calls.Call[Any]] = []
         if self._acks == "all":
             # Two may have to be answered within the time for which the server may be silent.
-            waited = waits((batch.partition.needs for batch in batches), int(min(LONGEST_CONFIRMATION_MS, limit / 3)))
+            most = min(LONGEST_CONFIRMATION_MS, limit / 3, self._link.settings.silence_ms / 3)
+            waited = waits((batch.partition.needs for batch in batches), max(1, int(most)))
         outcomes = self._link.execute(requests + waited, limit)
         appended = outcomes[len(trimmed) : len(requests)]
         if self._acks == "all":

@@ -66,6 +66,7 @@ class Pair:
         sync_wait_until(lambda: "state=online" in self._replicas(), "the replica follows")
         self.client.set("marker", "1")  # Redis 7.0 says `online` up to a second before it sends anything
         assert self.client.wait(1, 10_000) == 1
+        self.client.config_resetstat()
 
     def part(self) -> None:
         """Let it follow nobody any more; returns when the primary has noticed."""

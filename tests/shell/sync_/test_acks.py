@@ -79,10 +79,14 @@ def test_it_goes_on_when_the_replica_comes_back(pair: Pair) -> None:
     assert stored_values({"url": pair.url}, "t") == [b"a"]
 
 
-def test_a_replica_that_falls_silent(pair: Pair) -> None:
-    """It is still connected, so the record is written; it has not answered: an error of its own says both."""
+@pytest.mark.parametrize("query", ["", "?socket_timeout=0.3"])
+def test_a_replica_that_falls_silent(pair: Pair, query: str) -> None:
+    """It is still connected, so the record is written; it has not answered: an error of its own says both.
+
+    Also where a connection is given up sooner than replicas are waited for otherwise.
+    """
     create(pair.url, min_insync_replicas=2)
-    with Producer(url=pair.url, delivery_timeout_ms=1500) as producer:
+    with Producer(url=pair.url + query, delivery_timeout_ms=1500) as producer:
         producer.send_and_wait("t", b"before")
         with pair.silenced():
             with pytest.raises(NotEnoughReplicasAfterAppendError, match=r"it was written.*0 of 1 replicas") as caught:
