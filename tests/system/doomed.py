@@ -27,7 +27,7 @@ from typing import Any, Literal, Self, cast
 
 from tests.system.judge import Anomaly, Event, History, Records, Value
 from tests.system.load import Colour, Load
-from tests.system.stage import Stage
+from tests.system.stage import Stage, client_of
 from tests.waiting import sync_wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -196,7 +196,7 @@ def member_stopped(stage: Stage) -> None:
 
 def server_loading(stage: Stage) -> None:
     """SIGKILL, and a start with a file that takes a while to be read: LOADING to everybody."""
-    with stage.client() as client:
+    with client_of(stage.primary) as client:
         # In many scripts: between the transactions of its file the server answers.
         for part in range(200):
             client.eval("for i = 1, 2000 do redis.call('SET', KEYS[1] .. i, 'ballast') end", 1, f"ballast:{part}:")
@@ -211,7 +211,7 @@ def disk_failing(stage: Stage) -> None:
     """A snapshot cannot be stored, and the server refuses writes (MISCONF), until one is."""
     assert stage.primary._folder is not None
     in_the_way = Path(stage.primary._folder, "dump.rdb")
-    with stage.client() as client:
+    with client_of(stage.primary) as client:
         before = stage.errors("MISCONF")
         in_the_way.mkdir()
         client.config_set("save", "3600 1000000")

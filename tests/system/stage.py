@@ -72,6 +72,16 @@ class Stage:
         """The fault is over; from here on it is counted how long it takes until all goes on."""
         self.healed_at.append(time.monotonic())
 
+    def pass_time(self, seconds: float) -> None:
+        """Let a fault last, and look that nobody dies of it."""
+        until = time.monotonic() + seconds
+
+        def over() -> bool:
+            self.load.check()
+            return time.monotonic() > until
+
+        sync_wait_until(over, "time passes", timeout=seconds + 10)
+
     # --- servers -----------------------------------------------------------------------------------------------------
 
     def restart(self, server: Server) -> None:
