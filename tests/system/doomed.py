@@ -1,12 +1,12 @@
-"""Producers and members of a group as processes of their own, which are killed and stopped under load.
+"""Producers as processes of their own, which are killed and stopped under load; and members of the group.
 
-    with Doomed(url, folder, "aio", "first", "writer") as process:
+    with Doomed(url, folder, "aio", "first") as process:
         process.wait("acked", 100)
         process.kill()
     process.hand_over(history)
 
 The process is a `Load` whose history is written down line by line, each line in one go before anything else happens:
-``python -m tests.system.doomed URL LOG COLOUR NAME KIND``. What was under way when it died is unknown; who comes after
+``python -m tests.system.doomed URL LOG COLOUR NAME``. What was under way when it died is unknown; who comes after
 it has another name. The rule: it ends with the test, and a test that did not mean it to die fails with its words.
 """
 
@@ -23,15 +23,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
+from tests.system.group_crew import Crew, now_ns
 from tests.system.judge import Anomaly, Event, History, Records, Value
-from tests.system.load import Colour, Load
+from tests.system.load import MEMBER, PARTITIONS, Colour, Load
 from tests.system.stage import Stage, client_of
 from tests.waiting import sync_wait_until
 
 ROOT = Path(__file__).parents[2]
-Kind = Literal["writer", "member"]
 COLOURS: tuple[Colour, ...] = ("sync", "aio")
 
 
@@ -50,12 +50,12 @@ class WrittenHistory(History):
 class Doomed:
     """Such a process, seen from the one that started it."""
 
-    def __init__(self, url: str, folder: Path, colour: Colour, name: str, kind: Kind) -> None:
+    def __init__(self, url: str, folder: Path, colour: Colour, name: str) -> None:
         self.name = name
         self._log, self._errors = folder / f"{name}.log", folder / f"{name}.err"
         with self._errors.open("wb") as errors:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "tests.system.doomed", url, str(self._log), colour, name, kind],
+                [sys.executable, "-m", "tests.system.doomed", url, str(self._log), colour, name],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
@@ -143,7 +143,7 @@ def producer_killed(stage: Stage) -> None:
     """SIGKILL of producers of both colours, in the middle of their batches; each time a new one comes."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(4):
-            with Doomed(_url(stage), Path(folder), COLOURS[number % 2], f"doomed{number}", "writer") as process:
+            with Doomed(_url(stage), Path(folder), COLOURS[number % 2], f"doomed{number}") as process:
                 process.wait("acked", 60)
                 process.kill()
                 stage.healed()
@@ -153,10 +153,10 @@ def producer_killed(stage: Stage) -> None:
 
 
 def producer_stopped(stage: Stage) -> None:
-    """SIGSTOP, for longer than it waits for an answer: it takes what was answered meanwhile for lost, and sends again."""
+    """SIGSTOP, for longer than it waits for an answer: what was answered meanwhile it takes for lost."""
     with tempfile.TemporaryDirectory() as folder:
         for colour in COLOURS:
-            with Doomed(_url(stage), Path(folder), colour, f"stopped-{colour}", "writer") as process:
+            with Doomed(_url(stage), Path(folder), colour, f"stopped-{colour}") as process:
                 for _ in range(3):
                     process.wait("acked", 30)
                     with process.stopped():
@@ -167,31 +167,49 @@ def producer_stopped(stage: Stage) -> None:
     stage.fired["stopped"] = 6
 
 
+@contextmanager
+def _members(stage: Stage) -> Iterator[Crew]:
+    """Processes that join the group of the stage's members; what they say is judged with what those say."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Crew(_url(stage), Path(folder), partitions=PARTITIONS, **MEMBER) as crew,
+    ):
+        yield crew
+        for name in crew.names:
+            crew.end(name)
+        stage.load.take_in(crew.lines())
+
+
 def member_killed(stage: Stage) -> None:
     """SIGKILL of members of the group, with records in hand that are not committed: others are given them again."""
-    with tempfile.TemporaryDirectory() as folder:
+    with _members(stage) as crew:
         for colour in COLOURS:
-            with Doomed(_url(stage), Path(folder), colour, f"doomed-{colour}", "member") as process:
-                process.wait("handled", 10)
-                process.kill()
-                stage.healed()
-            process.hand_over(stage.load.history)
-            stage.load.wait_seen(stage.primary.url)
-    stage.fired["killed"] = 2
+            name = f"doomed-{colour}"
+            crew.start(name, colour=colour, how="batch")
+            crew.wait(lambda name=name: len(crew.said(name, "read")) >= 10, f"{name} reads")
+            had = crew.has(name)
+            crew.kill(name)
+            stage.healed()
+            stage.load.wait_handled(had)
+    stage.fired["killed"] = len(COLOURS)
 
 
 def member_stopped(stage: Stage) -> None:
     """SIGSTOP of members for longer than a session: their partitions are others' when they go on."""
-    with tempfile.TemporaryDirectory() as folder:
+    with _members(stage) as crew:
         for colour in COLOURS:
-            with Doomed(_url(stage), Path(folder), colour, f"stopped-{colour}", "member") as process:
-                process.wait("handled", 10)
-                with process.stopped():
-                    stage.load.wait_seen(stage.primary.url)  # others have what it had
-                stage.healed()
-                process.wait("handled", 10)  # it joined again
-            process.hand_over(stage.load.history)
-    stage.fired["stopped"] = 2
+            name = f"stopped-{colour}"
+            crew.start(name, colour=colour, how="batch")
+            crew.wait(lambda name=name: len(crew.said(name, "read")) >= 10, f"{name} reads")
+            had = crew.has(name)
+            crew.stop(name)
+            stage.load.wait_handled(had)
+            since = now_ns()
+            crew.go_on(name)
+            stage.healed()
+            crew.wait(lambda name=name, since=since: crew.said(name, "read", since=since), f"{name} is a member again")
+            crew.end(name)  # there are as many partitions as members
+    stage.fired["stopped"] = len(COLOURS)
 
 
 def server_loading(stage: Stage) -> None:
@@ -233,12 +251,11 @@ def _last_snapshot(client: Any) -> str:
 # --- the process -----------------------------------------------------------------------------------------------------
 
 
-def main(url: str, path: str, colour: str, name: str, kind: str) -> None:
-    """Write, or be a member, until SIGTERM."""
+def main(url: str, path: str, colour: str, name: str) -> None:
+    """Write until SIGTERM."""
     told = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told.set())
-    counts = {"writers": 1} if kind == "writer" else {"writers": 0, "members": 1}
-    with Load(cast("Colour", colour), url, readers=0, name=name, history=WrittenHistory(path), **counts) as load:
+    with Load(cast("Colour", colour), url, readers=0, name=name, history=WrittenHistory(path)) as load:
         while not told.wait(0.05):
             load.check()
 

@@ -23,7 +23,7 @@ def test_a_killed_producer_leaves_a_beginning_of_what_it_sent(kind: str, colour:
     with Stage(kind) as stage:
         with Load(colour, stage.front.url) as load:
             for number, name in enumerate(names):
-                with Doomed(stage.front.url, tmp_path, colour, name, "writer") as process:
+                with Doomed(stage.front.url, tmp_path, colour, name) as process:
                     process.wait("acked", 40 + 7 * number)
                     process.kill()
                 process.hand_over(load.history)
