@@ -13,14 +13,15 @@ from typing import Any
 
 import redis
 
-from tests.system.doomed import (
+from tests.system.ailing import (
     disk_failing,
-    member_killed,
-    member_stopped,
-    producer_killed,
-    producer_stopped,
+    handed_over,
+    replica_stopped,
+    room_by_retention,
     server_loading,
+    tail_cut,
 )
+from tests.system.doomed import member_killed, member_stopped, producer_killed, producer_stopped
 from tests.system.stage import Stage, client_of
 from tests.waiting import sync_wait_until
 
@@ -339,6 +340,13 @@ LONG = [
     Scenario("member killed", member_killed, "redis", "sync"),
     Scenario("member stopped", member_stopped, "valkey", "aio"),
     Scenario("server loading", server_loading, "redis", "aio"),
+    Scenario("memory full, retention makes room", room_by_retention, "redis", "aio"),
+    Scenario("memory full, retention makes room", room_by_retention, "valkey", "sync"),
+    Scenario("server killed, file torn and mended", tail_cut, "valkey", "aio", lossy=True),
+    Scenario("server killed, file torn and mended", tail_cut, "redis", "sync", lossy=True),
+    Scenario("primary and replica change places", handed_over, "valkey", "sync", replica=True),
+    Scenario("primary and replica change places", handed_over, "redis", "aio", replica=True),
+    Scenario("replica stopped, acks=all", replica_stopped, "valkey", "aio", replica=True, topic=SAFE),
     Scenario("disk failing", disk_failing, "redis", "sync"),
     Scenario("disk failing", disk_failing, "valkey", "aio"),
     Scenario("failover, acks=all, 20 times", failover(20), "redis", "sync", replica=True, unread=True, topic=SAFE),

@@ -23,12 +23,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 from tests.system.group_crew import Crew, now_ns
 from tests.system.judge import Anomaly, Event, History, Records, Value
 from tests.system.load import MEMBER, PARTITIONS, Colour, Load
-from tests.system.stage import Stage, client_of
+from tests.system.stage import Stage
 from tests.waiting import sync_wait_until
 
 ROOT = Path(__file__).parents[2]
@@ -168,7 +168,7 @@ def producer_stopped(stage: Stage) -> None:
 
 
 @contextmanager
-def _members(stage: Stage) -> Iterator[Crew]:
+def members(stage: Stage) -> Iterator[Crew]:
     """Processes that join the group of the stage's members; what they say is judged with what those say."""
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -182,7 +182,7 @@ def _members(stage: Stage) -> Iterator[Crew]:
 
 def member_killed(stage: Stage) -> None:
     """SIGKILL of members of the group, with records in hand that are not committed: others are given them again."""
-    with _members(stage) as crew:
+    with members(stage) as crew:
         for colour in COLOURS:
             name = f"doomed-{colour}"
             crew.start(name, colour=colour, how="batch")
@@ -196,7 +196,7 @@ def member_killed(stage: Stage) -> None:
 
 def member_stopped(stage: Stage) -> None:
     """SIGSTOP of members for longer than a session: their partitions are others' when they go on."""
-    with _members(stage) as crew:
+    with members(stage) as crew:
         for colour in COLOURS:
             name = f"stopped-{colour}"
             crew.start(name, colour=colour, how="batch")
@@ -210,42 +210,6 @@ def member_stopped(stage: Stage) -> None:
             crew.wait(lambda name=name, since=since: crew.said(name, "read", since=since), f"{name} is a member again")
             crew.end(name)  # there are as many partitions as members
     stage.fired["stopped"] = len(COLOURS)
-
-
-def server_loading(stage: Stage) -> None:
-    """SIGKILL, and a start with a file that takes a while to be read: LOADING to everybody."""
-    with client_of(stage.primary) as client:
-        # In many scripts: between the transactions of its file the server answers.
-        for part in range(200):
-            client.eval("for i = 1, 2000 do redis.call('SET', KEYS[1] .. i, 'ballast') end", 1, f"ballast:{part}:")
-    stage.load.wait_acked(50)
-    stage.primary.kill()
-    stage.restart(stage.primary)
-    stage.healed()
-    stage.fired["LOADING"] = stage.errors("LOADING")
-
-
-def disk_failing(stage: Stage) -> None:
-    """A snapshot cannot be stored, and the server refuses writes (MISCONF), until one is."""
-    assert stage.primary._folder is not None
-    in_the_way = Path(stage.primary._folder, "dump.rdb")
-    with client_of(stage.primary) as client:
-        before = stage.errors("MISCONF")
-        in_the_way.mkdir()
-        client.config_set("save", "3600 1000000")
-        client.bgsave()
-        sync_wait_until(lambda: _last_snapshot(client) == "err", "the snapshot fails")
-        sync_wait_until(lambda: stage.errors("MISCONF") > before + 5, "writes are refused")
-        stage.pass_time(0.5)
-        in_the_way.rmdir()
-        client.bgsave()
-        sync_wait_until(lambda: _last_snapshot(client) == "ok", "the next one is stored")
-    stage.healed()
-    stage.fired["MISCONF"] = stage.errors("MISCONF") - before
-
-
-def _last_snapshot(client: Any) -> str:
-    return str(client.info("persistence")["rdb_last_bgsave_status"])
 
 
 # --- the process -----------------------------------------------------------------------------------------------------
