@@ -275,7 +275,8 @@ class Load:
             with producer:
                 self._sync_write(name, producer)
         except LogTruncationError:
-            self.history.losses[name] = producer.metrics().truncations
+            metrics = producer.metrics()
+            self.history.losses[name], self.history.counted[name] = metrics.truncations, metrics.records_lost
 
     def _sync_write(self, name: str, producer: Producer) -> None:
         dice = random.Random(name)
@@ -325,7 +326,8 @@ class Load:
             async with producer:
                 await self._aio_write(name, producer)
         except LogTruncationError:
-            self.history.losses[name] = producer.metrics().truncations
+            metrics = producer.metrics()
+            self.history.losses[name], self.history.counted[name] = metrics.truncations, metrics.records_lost
 
     async def _aio_write(self, name: str, producer: aio.Producer) -> None:
         dice = random.Random(name)
