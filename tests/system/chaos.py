@@ -7,28 +7,25 @@ did strike. What is promised stands beside it in `SCENARIOS`.
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import redis
 
+from tests.system.ailing import (
+    disk_failing,
+    handed_over,
+    replica_stopped,
+    room_by_retention,
+    server_loading,
+    tail_cut,
+)
+from tests.system.doomed import member_killed, member_stopped, producer_killed, producer_stopped
 from tests.system.stage import Stage, client_of
 from tests.waiting import sync_wait_until
 
 APPEND = b":producers"  # a key that only appends name
-
-
-def _pass(seconds: float, stage: Stage) -> None:
-    """Let time pass, and look that nobody has died of it."""
-    until = time.monotonic() + seconds
-
-    def over() -> bool:
-        stage.load.check()
-        return time.monotonic() > until
-
-    sync_wait_until(over, "time passes", timeout=seconds + 10)
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -60,7 +57,7 @@ def tail_lost(stage: Stage) -> None:
 def server_stopped(stage: Stage) -> None:
     """SIGSTOP for 1.5 s: what waits in its sockets is executed afterwards."""
     with stage.stopped(stage.primary):
-        _pass(1.5, stage)
+        stage.pass_time(1.5)
     stage.healed()
     stage.fired["pauses"] = 1
 
@@ -82,7 +79,7 @@ def memory_full(stage: Stage) -> None:
         client.config_set("maxmemory", "1")
         sync_wait_until(lambda: stage.errors("OOM") > before, "appends are refused")
         stage.load.wait_seen(stage.primary.url)
-        _pass(1, stage)
+        stage.pass_time(1)
         client.config_set("maxmemory", "0")
     stage.healed()
     stage.fired["OOM"] = stage.errors("OOM") - before
@@ -101,7 +98,7 @@ def server_busy(stage: Stage) -> None:
 
         thread = threading.Thread(target=loop)
         thread.start()
-        _pass(1, stage)
+        stage.pass_time(1)
         sync_wait_until(lambda: _killed(client), "the script is killed")
         thread.join()
     stage.healed()
@@ -171,7 +168,7 @@ def black_hole(stage: Stage) -> None:
     """Nothing passes, upwards, downwards, or both, and nobody is told."""
     for direction in ("up", "down", "both"):
         stage.front.blackhole(direction)  # type: ignore[arg-type]
-        _pass(1, stage)
+        stage.pass_time(1)
         stage.front.heal()
         stage.healed()
         stage.load.wait_acked(20)
@@ -183,7 +180,7 @@ def refused(stage: Stage) -> None:
     for _ in range(2):
         stage.front.refuse()
         stage.front.kill_all()
-        _pass(0.7, stage)
+        stage.pass_time(0.7)
         stage.front.heal()
         stage.healed()
         stage.load.wait_acked(20)
@@ -210,7 +207,7 @@ def demoted(stage: Stage) -> None:
     with client_of(stage.primary) as client:
         client.replicaof("127.0.0.1", 1)
         sync_wait_until(lambda: stage.errors("READONLY") > 0, "somebody has met it")
-        _pass(1, stage)
+        stage.pass_time(1)
         client.replicaof("no", "one")
     stage.healed()
     stage.fired["READONLY"] = stage.errors("READONLY")
@@ -263,7 +260,7 @@ def isolated(stage: Stage) -> None:
     for _ in range(2):
         stage.load.wait_acked(50)
         stage.part()
-        _pass(0.7, stage)
+        stage.pass_time(0.7)
         stage.promote()
         stage.follow(stage.replica, stage.primary)
         stage.healed()
@@ -338,6 +335,20 @@ LONG = [
     Scenario("A to B to A", there_and_back, "redis", "sync", 1, replica=True, lossy=True),
     Scenario("primary isolated", isolated, "valkey", "aio", replica=True, unread=True, topic=SAFE),
     Scenario("primary isolated", isolated, "redis", "sync", replica=True, unread=True, topic=SAFE),
+    Scenario("producer killed", producer_killed, "valkey", "sync"),
+    Scenario("producer stopped", producer_stopped, "redis", "aio"),
+    Scenario("member killed", member_killed, "redis", "sync"),
+    Scenario("member stopped", member_stopped, "valkey", "aio"),
+    Scenario("server loading", server_loading, "redis", "aio"),
+    Scenario("memory full, retention makes room", room_by_retention, "redis", "aio"),
+    Scenario("memory full, retention makes room", room_by_retention, "valkey", "sync"),
+    Scenario("server killed, file torn and mended", tail_cut, "valkey", "aio", lossy=True),
+    Scenario("server killed, file torn and mended", tail_cut, "redis", "sync", lossy=True),
+    Scenario("primary and replica change places", handed_over, "valkey", "sync", replica=True),
+    Scenario("primary and replica change places", handed_over, "redis", "aio", replica=True),
+    Scenario("replica stopped, acks=all", replica_stopped, "valkey", "aio", replica=True, topic=SAFE),
+    Scenario("disk failing", disk_failing, "redis", "sync"),
+    Scenario("disk failing", disk_failing, "valkey", "aio"),
     Scenario("failover, acks=all, 20 times", failover(20), "redis", "sync", replica=True, unread=True, topic=SAFE),
     Scenario("failover, acks=all, 20 times", failover(20), "valkey", "aio", replica=True, unread=True, topic=SAFE),
 ]

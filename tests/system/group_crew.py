@@ -62,7 +62,7 @@ class Crew:
 
     def __enter__(self) -> Self:
         with Admin(url=self._url) as admin:
-            admin.create_topics([NewTopic(TOPIC, self.partitions)])
+            admin.create_topics([NewTopic(TOPIC, self.partitions)], exist_ok=True)
         self._redis = redis.Redis.from_url(self._url)
         return self
 

@@ -5,12 +5,15 @@
 
 The lines are the workers' (``group_worker``) and the test's own (killed, stopped, continued). A commit is accepted or
 refused by the server; what was under way when a process died is neither. A history that shows too little is vacuous.
+Where the server lost the end of a log, a member that had read it is told and goes back, or whoever has the partition
+next does.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +24,10 @@ from typing import Any, NamedTuple
 
 from tests.system.judge import Anomaly
 
+GOING_ON = re.compile(r"\[(\d+)\].*going on at (\d+)")
+"""How a consumer warns that it does not go on where it was: in which partition, and where."""
+BACK_WITH_THE_SERVER = frozenset({"resume-rewind", "commit-regress", "lost-commit"})
+"""What may be where a server is lost that had said yes: commits wait for no replica, and members commit again."""
 LATE_NS = 250_000_000
 """How much later than it happened a live process may log something, on a busy machine."""
 
@@ -97,6 +104,7 @@ class _Story:
         self.intervals: defaultdict[int, list[Interval]] = defaultdict(list)
         self.commits: defaultdict[int, list[Commit]] = defaultdict(list)
         self.woken: defaultdict[str, list[int]] = defaultdict(list)  # process -> when it was continued
+        self.told: defaultdict[int, list[tuple[int, str, int]]] = defaultdict(list)  # when, who, goes on where
         self.odd: list[Anomaly] = []
         self._open: dict[tuple[str, int], Interval] = {}
         self._under_way: dict[tuple[str, int], list[Commit]] = {}
@@ -152,6 +160,10 @@ class _Story:
             self.odd.append(Anomaly("read-unowned", f"{line.actor} was handed records of {line.more['partition']}"))
         else:
             interval.reads += [(line.at, offset, value) for offset, value in line.more["records"]]
+
+    def _warned(self, line: Line) -> None:
+        if place := GOING_ON.search(line.more["why"]):
+            self.told[int(place[1])].append((line.at, line.actor, int(place[2])))
 
     def _committing(self, line: Line) -> None:
         more = line.more
@@ -286,16 +298,20 @@ def _observed(story: _Story) -> Iterator[Anomaly]:
 
 
 def _reads(story: _Story) -> Iterator[Anomaly]:
-    """Within an interval each record comes in turn, from where it began, and is what the log holds."""
+    """Within an interval each record comes in turn, from where it began or was told to go on, and is in the log."""
     for partition, intervals in story.intervals.items():
         log = story.history.log[partition]
         for interval in intervals:
             expected = interval.resumed
-            for _, offset, value in interval.reads:
+            told = [(at, to) for at, who, to in story.told[partition] if who == interval.actor and at > interval.begin]
+            for at, offset, value in interval.reads:
+                while told and told[0][0] < at:
+                    _, expected = told.pop(0)
                 if offset != expected:
                     name = "poll-skip" if offset > expected else "nonmonotonic-poll"
                     yield Anomaly(name, f"partition {partition}: {interval.actor} got {offset}, not {expected}")
-                if offset >= len(log) or log[offset] != value:
+                gone = any(later > at and to <= offset for later, _, to in story.told[partition])
+                if (offset >= len(log) or log[offset] != value) and not gone:
                     yield Anomaly("inconsistent-offsets", f"partition {partition}@{offset}: {interval.actor} {value}")
                 expected = offset + 1
 
@@ -317,8 +333,8 @@ def _late_reads(story: _Story) -> Iterator[Anomaly]:
 def _end(story: _Story) -> Iterator[Anomaly]:
     """Everything was handed to somebody, and committed."""
     for partition, log in story.history.log.items():
-        seen = {offset for interval in story.intervals[partition] for _, offset, _ in interval.reads}
-        missing = sorted(set(range(len(log))) - seen)
+        seen = {(offset, value) for interval in story.intervals[partition] for _, offset, value in interval.reads}
+        missing = [offset for offset, value in enumerate(log) if (offset, value) not in seen]
         if missing:
             yield Anomaly("unseen", f"partition {partition}: {len(missing)} records, the first at {missing[0]}")
         committed = story.history.committed.get(partition, 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import logging
 import os
 import random
 import signal
@@ -26,7 +27,13 @@ from streamlayer._core import scripts
 from streamlayer._core.refusals import Refusal
 from streamlayer._waiting import aio as aio_waiting
 from streamlayer._waiting import threads
-from streamlayer.errors import CommitFailedError, RequestTimedOutError, ServerUnavailableError, StreamlayerError
+from streamlayer.errors import (
+    CommitFailedError,
+    RequestTimedOutError,
+    ServerReadOnlyError,
+    ServerUnavailableError,
+    StreamlayerError,
+)
 
 TOPIC = "orders"
 GROUP = "billing"
@@ -132,7 +139,7 @@ class Worker:
                 await self._poll(consumer)
         except CommitFailedError:
             pass  # logged already; the next poll goes on with what is its own
-        except (ServerUnavailableError, RequestTimedOutError) as error:
+        except (ServerUnavailableError, RequestTimedOutError, ServerReadOnlyError) as error:
             self.say("trouble", why=str(error))
 
     async def _poll(self, consumer: Any) -> None:
@@ -172,6 +179,22 @@ class Worker:
     def consumer(self) -> Any:
         """The present one."""
         return self._consumer
+
+
+class Warnings(logging.Handler):
+    """Has a worker write what the library warns it of.
+
+    :param thread: only of what happens in that thread; by default in the whole process.
+    """
+
+    def __init__(self, worker: Worker, thread: str | None = None) -> None:
+        super().__init__(logging.WARNING)
+        self._worker, self._thread = worker, thread
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write it."""
+        if self._thread in {None, record.threadName}:
+            self._worker.say("warned", why=record.getMessage())
 
 
 class AioListener(aio.ConsumerRebalanceListener):
@@ -215,6 +238,7 @@ class SyncListener(streamlayer.ConsumerRebalanceListener):
 def main(url: str, log: str, name: str, spec: str) -> None:
     """Run one."""
     worker = Worker(url, log, name, json.loads(spec))
+    logging.getLogger("streamlayer").addHandler(Warnings(worker))
     handler: Callable[[int, Any], None] = worker.on_signal
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, handler)

@@ -73,6 +73,7 @@ class History:
     events: list[Event] = field(default_factory=list)
     counts: Counter[str] = field(default_factory=Counter)
     losses: dict[str, int] = field(default_factory=dict)  # writer -> how often it was told of a loss
+    counted: dict[str, int] = field(default_factory=dict)  # writer -> how many records it was told are gone
 
     def _add(self, what: str, actor: str, partition: int, records: Records) -> None:
         event = Event(what, actor, partition, tuple(records), time.monotonic())
@@ -251,13 +252,18 @@ def _told_readers(history: History, log: Log) -> Iterator[Anomaly]:
 
 
 def _told_writers(history: History, log: Log) -> Iterator[Anomaly]:
-    """Told was each writer whose acknowledged records are gone, and that had one acknowledged there since."""
+    """Told was each writer whose acknowledged records are gone, and that had one acknowledged there since; and of all.
+
+    It may be told of more: those of others between its own.
+    """
     gone: dict[tuple[str, int], float] = {}
+    many: Counter[tuple[str, int]] = Counter()
     for event in history.of("acked"):
         at = event.actor, event.partition
         for offset, value in event.records:
             if log.get(event.partition, {}).get(offset) != value:
                 gone[at] = event.at
+                many[at] += 1
     owed = {
         (event.actor, event.partition)
         for event in history.of("acked")
@@ -268,6 +274,9 @@ def _told_writers(history: History, log: Log) -> Iterator[Anomaly]:
         if history.losses.get(writer, 0) < partitions:
             told = history.losses.get(writer, 0)
             yield Anomaly("untold-loss", f"{writer} lost records of {partitions} partitions, and was told of {told}")
+        records, counted = sum(many[at] for at in owed if at[0] == writer), history.counted.get(writer, 0)
+        if counted < records:
+            yield Anomaly("untold-loss", f"{writer} lost {records} records, and was told of {counted}")
 
 
 def _order(history: History, log: Log) -> Iterator[Anomaly]:

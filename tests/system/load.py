@@ -13,46 +13,41 @@ whose words say whether the record may be in the log (`load.errors`); anything e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
+import os
 import random
+import signal
 import threading
+import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from typing import Any, Literal, Self
 
 from streamlayer import (
     Admin,
     AppendedRange,
-    CommitFailedError,
     Consumer,
     LogTruncationError,
     NewTopic,
     Producer,
     RecordMetadata,
     RequestTimedOutError,
-    ServerReadOnlyError,
     ServerUnavailableError,
     StreamlayerError,
     TopicPartition,
     aio,
 )
+from tests.system.group_judge import BACK_WITH_THE_SERVER, GroupHistory, Line, judge_group
+from tests.system.group_worker import GROUP, TOPIC, Warnings, Worker
 from tests.system.judge import Anomaly, History, Value, judge
 from tests.waiting import sync_wait_until
 
 Colour = Literal["sync", "aio"]
-TOPIC = "orders"
 PARTITIONS = 3
 KEYS = 12
+MEMBER: dict[str, Any] = {"session_timeout_ms": 2000, "heartbeat_interval_ms": 300}
+GROUP_FLOORS = {"records": 200, "committed": 10}
 # Small batches, sent at once: many rounds, with several batches of a partition in each.
-MEMBER: dict[str, Any] = {
-    "group_id": "crew",
-    "enable_auto_commit": False,
-    "session_timeout_ms": 2000,
-    "heartbeat_interval_ms": 300,
-}
-UNCOMMITTED = (CommitFailedError, ServerUnavailableError, RequestTimedOutError, ServerReadOnlyError)
-"""What a commit may end in while the server is away, or partitions pass on: what was not committed is read again."""
 PRODUCER: dict[str, Any] = {"linger_ms": 1, "batch_size": 200, "delivery_timeout_ms": 30_000}
 
 
@@ -60,6 +55,11 @@ class Load:
     """`writers` producers and `readers` consumers, in a thread each, from `with` to the end of the block.
 
     With `shared` all writers use one producer: from several threads, or from several tasks of one loop.
+
+    :ivar lines: what the members of the group say.
+
+    :param name: what the names of its writers, readers and members begin with; by default the colour.
+    :param history: to add to; by default a new one.
     """
 
     def __init__(
@@ -73,9 +73,11 @@ class Load:
         shared: bool = False,
         members: int = 0,
         topic: Mapping[str, Any] | None = None,
+        name: str = "",
+        history: History | None = None,
         **producer: Any,
     ) -> None:
-        self.history = History()
+        self.history = History() if history is None else history
         self.errors: list[StreamlayerError] = []
         self._url = url
         self._burst = burst
@@ -85,16 +87,17 @@ class Load:
         self._silent, self._stopping = threading.Event(), threading.Event()
         self._crashes: list[BaseException] = []
         self._hears = _Hears(self.history)
-        self._names = [f"{colour}-writer-{n}" for n in range(writers)] + [
-            f"{colour}-reader-{n}" for n in range(readers)
-        ]
-        self._members = [f"{colour}-member-{n}" for n in range(members)]
+        who = name or colour
+        self._names = [f"{who}-writer-{n}" for n in range(writers)] + [f"{who}-reader-{n}" for n in range(readers)]
+        self.lines: list[Line] = []
+        names = [f"{who}-member-{n}" for n in range(members)]
+        self._members = {name: Member(url, name, colour, self.history, self.lines) for name in names}
         if shared:
             self._threads = [self._thread(getattr(self, f"_{colour}_writers"), *self._names[:writers])]
         else:
             self._threads = [self._thread(getattr(self, f"_{colour}_writer"), name) for name in self._names[:writers]]
         self._threads += [self._thread(getattr(self, f"_{colour}_reader"), name) for name in self._names[writers:]]
-        self._threads += [self._thread(getattr(self, f"_{colour}_member"), name) for name in self._members]
+        self._threads += [self._thread(member.work, name) for name, member in self._members.items()]
 
     def _thread(self, work: Callable[..., Any], *names: str) -> threading.Thread:
         def run() -> None:
@@ -130,6 +133,8 @@ class Load:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._silent.set()
         self._stopping.set()
+        for member in self._members.values():
+            member.end()
         logging.getLogger("streamlayer").removeHandler(self._hears)
         for thread in self._threads:
             thread.join(60 if kind is None else 5)
@@ -191,12 +196,42 @@ class Load:
 
         sync_wait_until(seen, "everybody has read all that is there", timeout=timeout)
 
+    def wait_handled(self, partitions: Collection[int]) -> None:
+        """Wait until the members here have been given something of each of these partitions, from now on."""
+        at = len(self.lines)
+
+        def handled() -> bool:
+            self.check()
+            return set(partitions) <= {line.more["partition"] for line in self.lines[at:] if line.what == "read"}
+
+        sync_wait_until(handled, f"members read the partitions {partitions}", timeout=30)
+
+    def take_in(self, lines: Iterable[Line]) -> None:
+        """Add what members in other processes said, who have ended."""
+        for line in lines:
+            self.lines.append(line)
+            _note_read(self.history, line)
+
     def verdict(
         self, url: str, *, floors: Mapping[str, int], fired: Mapping[str, int] | None = None, lossy: bool = False
     ) -> list[Anomaly]:
-        """Read the whole topic, by somebody new, and judge."""
+        """Read the whole topic, by somebody new, and judge; the group too, if there is one."""
         drain(self.history, url)
-        return judge(self.history, floors=floors, fired=fired, lossy=lossy)
+        found = judge(self.history, floors=floors, fired=fired, lossy=lossy)
+        if self._members:
+            gone = BACK_WITH_THE_SERVER if lossy else frozenset()
+            found += [each for each in judge_group(self._group(url), floors=GROUP_FLOORS) if each.name not in gone]
+        return found
+
+    def _group(self, url: str) -> GroupHistory:
+        """What the members did, beside what the logs hold now."""
+        log = {
+            event.partition: [bytes(value).decode() for _, value in event.records]
+            for event in self.history.of("drained")
+        }
+        with Admin(url=url) as admin:
+            stored = admin.list_group_offsets(GROUP)
+        return GroupHistory(self.lines, log, (), {tp.partition: committed.offset for tp, committed in stored.items()})
 
     # --- what is sent, and how it ended ------------------------------------------------------------------------------
 
@@ -240,7 +275,8 @@ class Load:
             with producer:
                 self._sync_write(name, producer)
         except LogTruncationError:
-            self.history.losses[name] = producer.metrics().truncations
+            metrics = producer.metrics()
+            self.history.losses[name], self.history.counted[name] = metrics.truncations, metrics.records_lost
 
     def _sync_write(self, name: str, producer: Producer) -> None:
         dice = random.Random(name)
@@ -278,16 +314,6 @@ class Load:
                 for tp, records in consumer.poll(200).items():
                     self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
 
-    def _sync_member(self, name: str) -> None:
-        with Consumer(TOPIC, url=self._url, client_id=name, **MEMBER) as consumer:
-            while not self._stopping.is_set():
-                polled = consumer.poll(200)
-                for tp, records in polled.items():
-                    self.history.handled(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
-                if polled:
-                    with contextlib.suppress(*UNCOMMITTED):
-                        consumer.commit()
-
     # --- aio ---------------------------------------------------------------------------------------------------------
 
     async def _aio_writers(self, *names: str) -> None:
@@ -300,7 +326,8 @@ class Load:
             async with producer:
                 await self._aio_write(name, producer)
         except LogTruncationError:
-            self.history.losses[name] = producer.metrics().truncations
+            metrics = producer.metrics()
+            self.history.losses[name], self.history.counted[name] = metrics.truncations, metrics.records_lost
 
     async def _aio_write(self, name: str, producer: aio.Producer) -> None:
         dice = random.Random(name)
@@ -337,15 +364,38 @@ class Load:
                 for tp, records in (await consumer.poll(200)).items():
                     self.history.read(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
 
-    async def _aio_member(self, name: str) -> None:
-        async with aio.Consumer(TOPIC, url=self._url, client_id=name, **MEMBER) as consumer:
-            while not self._stopping.is_set():
-                polled = await consumer.poll(200)
-                for tp, records in polled.items():
-                    self.history.handled(name, tp.partition, [(r.offset, Value.parse(r.value)) for r in records])
-                if polled:
-                    with contextlib.suppress(*UNCOMMITTED):
-                        await consumer.commit()
+
+class Member(Worker):
+    """A member of the group in a thread of its own: what it says is told to the group's judge, and in the history."""
+
+    def __init__(self, url: str, name: str, colour: Colour, history: History, lines: list[Line]) -> None:
+        super().__init__(url, os.devnull, name, {"colour": colour, "how": "batch", "work_ms": 0, "options": MEMBER})
+        self._history, self._lines = history, lines
+
+    def say(self, what: str, **more: Any) -> None:
+        """Add one line."""
+        line = Line(time.clock_gettime_ns(time.CLOCK_BOOTTIME), f"{self._name}.{self._life}", what, more)
+        self._lines.append(line)
+        _note_read(self._history, line)
+
+    def work(self, name: str) -> None:
+        """Until it is told to end, in the thread of that name."""
+        ears = Warnings(self, name)
+        logging.getLogger("streamlayer").addHandler(ears)
+        try:
+            asyncio.run(self.run())
+        finally:
+            logging.getLogger("streamlayer").removeHandler(ears)
+
+    def end(self) -> None:
+        """Tell it so."""
+        self.on_signal(signal.SIGTERM, None)
+
+
+def _note_read(history: History, line: Line) -> None:
+    if line.what == "read":
+        records = [(offset, Value.parse(value.encode())) for offset, value in line.more["records"]]
+        history.handled(line.actor, line.more["partition"], records)
 
 
 class _Hears(logging.Handler):

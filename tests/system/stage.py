@@ -40,8 +40,8 @@ class Stage:
     load: Load
 
     def __init__(self, kind: str, *, replica: bool = False) -> None:
-        binary = servers.binary(kind)
-        self.servers = [Server(binary=binary, port=0) for _ in range(2 if replica else 1)]
+        self.kind, self.binary = kind, servers.binary(kind)
+        self.servers = [Server(binary=self.binary, port=0) for _ in range(2 if replica else 1)]
         self.fired: dict[str, int] = {}
         self.healed_at: list[float] = []
         self._stack = contextlib.ExitStack()
@@ -71,6 +71,16 @@ class Stage:
     def healed(self) -> None:
         """The fault is over; from here on it is counted how long it takes until all goes on."""
         self.healed_at.append(time.monotonic())
+
+    def pass_time(self, seconds: float) -> None:
+        """Let a fault last, and look that nobody dies of it."""
+        until = time.monotonic() + seconds
+
+        def over() -> bool:
+            self.load.check()
+            return time.monotonic() > until
+
+        sync_wait_until(over, "time passes", timeout=seconds + 10)
 
     # --- servers -----------------------------------------------------------------------------------------------------
 
@@ -106,7 +116,7 @@ class Stage:
     def follow(self, server: Server, other: Server) -> None:
         """Make a server the other's replica; returns when it has all that the other has."""
         with client_of(server) as ours, client_of(other) as theirs:
-            ours.replicaof("127.0.0.1", _port(other))
+            ours.replicaof("127.0.0.1", self.port(other))
             sync_wait_until(lambda: _link(ours) == "up", "the replica follows")
             sync_wait_until(lambda: _online(theirs), "and its primary knows")
             theirs.set("marker", "1")  # Redis 7.0 says `online` up to a second before it sends anything
@@ -118,13 +128,18 @@ class Stage:
             ours.replicaof("127.0.0.1", 1)
             sync_wait_until(lambda: not _online(theirs), "the primary has no replica")
 
-    def promote(self) -> None:
-        """Make the replica the primary, and lead the clients there."""
+    def promote(self, *, cut: bool = True) -> None:
+        """Make the replica the primary, and lead the clients there; without ``cut`` those that are connected stay."""
         with client_of(self.replica) as client:
             client.replicaof("no", "one")
         self.servers.reverse()
         self.front.point_at(self.primary.url)
-        self.front.kill_all()
+        if cut:
+            self.front.kill_all()
+
+    def port(self, server: Server) -> int:
+        """Where it listens."""
+        return int(server.url.rpartition(":")[2].partition("/")[0])
 
     def errors(self, word: str) -> int:
         """How often the primary has refused something with a word."""
@@ -143,10 +158,6 @@ def make_exact(server: Server) -> None:
     with client_of(server) as client:
         client.config_set("appendfsync", "no")
         client.config_set("repl-diskless-sync-delay", "0")
-
-
-def _port(server: Server) -> int:
-    return int(server.url.rpartition(":")[2].partition("/")[0])
 
 
 def _link(client: redis.Redis) -> str:

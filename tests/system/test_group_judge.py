@@ -242,3 +242,22 @@ def test_lines_survive_being_written(tmp_path: Path) -> None:
         own = [found for found in good() if found.actor.startswith(name)]
         (tmp_path / f"{name}.log").write_text("".join(json.dumps(found) + "\n" for found in own))
     assert read_lines(tmp_path) == good()
+
+
+def test_a_member_that_is_told_of_a_loss_goes_back() -> None:
+    """It reads another record under an offset that it had read: no anomaly if it was told, and only then."""
+    lines = [
+        line(1, "a.1", "assigned", member="A", epoch=1, positions={"0": 0}),
+        line(2, "a.1", "read", partition=0, records=[[0, "0-0"], [1, "lost"], [2, "lost too"]]),
+        line(3, "a.1", "warned", why="orders[0]: the server lost the log's end; going on at 1, 2 records … are gone"),
+        line(4, "a.1", "read", partition=0, records=[[1, "0-1"], [2, "0-2"], [3, "0-3"]]),
+        line(5, "a.1", "revoked", partitions=[0]),
+    ]
+
+    def names(told: list[Line]) -> set[str]:
+        found = judge_group(GroupHistory(told, {0: LOG[0]}, (), {0: 4}), floors={"records": 6})
+        return {anomaly.name for anomaly in found}
+
+    assert names(lines) == set()
+    drop(lines, 3)
+    assert names(lines) == {"inconsistent-offsets", "nonmonotonic-poll"}

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.system.judge import Event, History, Value, judge
+from tests.system.judge import lost as lost_records
 
 FLOORS = {"acked": 6, "read": 8, "dropped": 2}
 FIRED = {"dropped": 2}
@@ -176,3 +177,71 @@ def test_judge_refuses_a_run_whose_faults_did_not_fire() -> None:
 def test_value_survives_being_stored() -> None:
     """What is written into a record is what the judge reads out of it."""
     assert Value.parse(bytes(A[3])) == A[3]
+
+
+# --- a log that lost its end -----------------------------------------------------------------------------------------
+
+
+def cut_back() -> History:
+    """Four records, of which two are lost; the writer and the reader are told, and go on with a fifth."""
+    history = History()
+    values = [Value("a", "key-0", index) for index in range(5)]
+    for offset, value in [*enumerate(values[:4]), (2, values[4])]:
+        history.sending(value)
+        history.acked(value, 0, offset)
+    history.read("reader", 0, enumerate(values[:4]))
+    history.told("reader", 0, 2)
+    history.read("reader", 0, [(2, values[4])])
+    history.drained(0, enumerate([values[0], values[1], values[4]]))
+    history.losses["a"], history.counted["a"] = 1, 2
+    return history
+
+
+def nobody_told_the_reader(history: History) -> None:
+    """It went on where it was, under an offset that was used again."""
+    change(history, "told", 0, lambda _: None)
+    change(history, "read", 1, lambda _: None)
+
+
+def told_of_too_little(history: History) -> None:
+    """It believes to have read a record that is not there."""
+    change(history, "told", 0, lambda event: event._replace(records=((3, event.records[0][1]),)))
+
+
+def went_on_too_far(history: History) -> None:
+    """It was told, and left out a record."""
+    change(history, "told", 0, lambda event: event._replace(records=((1, event.records[0][1]),)))
+
+
+def nobody_told_the_writer(history: History) -> None:
+    """It goes on as if all were there."""
+    history.losses.clear()
+
+
+def told_of_one_record(history: History) -> None:
+    """It lost two."""
+    history.counted["a"] = 1
+
+
+def test_judge_passes_a_loss_that_everybody_was_told_of() -> None:
+    """Where the server may lose its end; where it may not, it is a lost write."""
+    assert judge(cut_back(), floors={}, lossy=True) == []
+    assert "lost-write" in {anomaly.name for anomaly in judge(cut_back(), floors={})}
+    assert lost_records(cut_back()) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoil", "name"),
+    [
+        (nobody_told_the_reader, "untold-loss"),
+        (told_of_too_little, "poll-skip"),
+        (went_on_too_far, "poll-skip"),
+        (nobody_told_the_writer, "untold-loss"),
+        (told_of_one_record, "untold-loss"),
+    ],
+)
+def test_judge_names_who_was_left_in_the_dark(spoil: Callable[[History], None], name: str) -> None:
+    """A loss that somebody was not told of, or not of all of it."""
+    history = cut_back()
+    spoil(history)
+    assert name in {anomaly.name for anomaly in judge(history, floors={}, lossy=True)}
