@@ -10,47 +10,52 @@ from __future__ import annotations
 
 from typing import Final
 
-COMMANDS: Final = (
-    "append",
-    "client|setname",
-    "evalsha",
-    "exists",
-    "get",
-    "getrange",
-    "hdel",
-    "hexists",
-    "hget",
-    "hgetall",
-    "hincrby",
-    "hlen",
-    "hmget",
-    "hscan",
-    "hset",
-    "persist",
-    "pexpireat",
-    "ping",
-    "pttl",
-    "publish",
-    "script|load",
-    "select",
-    "set",
-    "strlen",
-    "subscribe",
-    "time",
-    "type",
-    "unlink",
-    "unsubscribe",
-    "zadd",
-    "zcard",
-    "zcount",
-    "zrange",
-    "zrangebyscore",
-    "zrem",
-    "zremrangebyscore",
-    "zrevrange",
-    "zscore",
-)
-"""What producers, consumers and administrators need."""
+PROBES: Final = {
+    "append": "append K v",
+    "client|setinfo": "client setinfo lib-name v",
+    "client|setname": "client setname v",
+    "config|get": "config get v",
+    "evalsha": "evalsha v 1 K",
+    "exists": "exists K",
+    "get": "get K",
+    "getrange": "getrange K 0 0",
+    "hdel": "hdel K v",
+    "hexists": "hexists K v",
+    "hget": "hget K v",
+    "hgetall": "hgetall K",
+    "hincrby": "hincrby K v 1",
+    "hlen": "hlen K",
+    "hmget": "hmget K v",
+    "hscan": "hscan K 0",
+    "hset": "hset K v v",
+    "info": "info",
+    "persist": "persist K",
+    "pexpireat": "pexpireat K 1",
+    "ping": "ping",
+    "pttl": "pttl K",
+    "publish": "publish K v",
+    "script|load": "script load v",
+    "select": "select 0",
+    "set": "set K v",
+    "strlen": "strlen K",
+    "subscribe": "subscribe K",
+    "time": "time",
+    "type": "type K",
+    "unlink": "unlink K",
+    "unsubscribe": "unsubscribe K",
+    "wait": "wait 0 1",
+    "waitaof": "waitaof 0 0 1",
+    "zadd": "zadd K 1 v",
+    "zcard": "zcard K",
+    "zcount": "zcount K 0 1",
+    "zrange": "zrange K 0 0",
+    "zrangebyscore": "zrangebyscore K 0 1",
+    "zrem": "zrem K v",
+    "zremrangebyscore": "zremrangebyscore K 0 1",
+    "zrevrange": "zrevrange K 0 0",
+    "zscore": "zscore K v",
+}
+"""All commands, each with a call of it; K: a key, or a channel, of the namespace."""
 
 OPTIONAL: Final = {
     "client|setinfo": "the client library is not named in CLIENT LIST",
@@ -60,6 +65,8 @@ OPTIONAL: Final = {
     "config|get": "what a crash can take away is not known: min_durability refuses",
 }
 """What one may do without, and what is so then."""
+COMMANDS: Final = tuple(name for name in PROBES if name not in OPTIONAL)
+"""What producers, consumers and administrators need."""
 SINCE_7_2: Final = frozenset({"client|setinfo", "waitaof"})
 """Redis 7.0 does not know these, and refuses rules that name them."""
 
