@@ -20,7 +20,9 @@ from tests.system.stage import Stage
 pytestmark = [pytest.mark.system, pytest.mark.timeout(240)]
 
 SCENARIOS = SHORT + LONG if THOROUGH else SHORT
-FLOOR = 200
+AROUND = 500 if THOROUGH else 100
+"""So many records are acknowledged before the fault, and as many after it."""
+FLOOR = 2 * AROUND
 """So many records must have been acknowledged, read and handled, and the fault have struck; else it proves nothing."""
 
 
@@ -47,9 +49,9 @@ def test_fault(scenario: Scenario) -> None:
         url = f"{stage.front.url}{scenario.options}"
         load = Load(scenario.colour, url, writers=2, readers=2, members=2, topic=scenario.topic, acks=scenario.acks)
         with load as stage.load:
-            load.wait_acked(100)
+            load.wait_acked(AROUND)
             scenario.strike(stage)
-            load.wait_acked(100)
+            load.wait_acked(AROUND)
             load.stop_writing()
             load.wait_seen(stage.primary.url)
         lossy = scenario.lossy or scenario.unread
