@@ -6,6 +6,7 @@ did strike. What is promised stands beside it in `SCENARIOS`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -240,12 +241,18 @@ def there_and_back(stage: Stage) -> None:
 
 
 def failover(times: int) -> Callable[[Stage], None]:
-    """The primary dies under load, and its replica takes over; who died comes back as its replica. So many times."""
+    """The primary dies under load, and its replica takes over; who died comes back as its replica. So many times.
+
+    Every other time sends are waiting then for a replica that stands still: written, and not yet safe.
+    """
 
     def strike(stage: Stage) -> None:
-        for _ in range(times):
+        for turn in range(times):
             stage.load.wait_acked(40)
-            stage.primary.kill()
+            with stage.stopped(stage.replica) if turn % 2 else contextlib.nullcontext():
+                if turn % 2:
+                    stage.pass_time(0.1)
+                stage.primary.kill()
             stage.promote()
             stage.restart(stage.replica)
             stage.follow(stage.replica, stage.primary)
