@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from streamlayer._types import DurabilityLevel
 from streamlayer.errors import ConfigurationError
 
 HOUR_MS = 3_600_000
@@ -68,6 +69,7 @@ class ProducerOptions(_Options):
     delivery_timeout_ms: int = Field(default=120_000, ge=1, le=HOUR_MS)
     allow_auto_create_topics: bool = True
     num_partitions: int = Field(default=4, ge=1, le=10_000)
+    min_durability: DurabilityLevel | None = None
 
     @model_validator(mode="after")
     def _agree(self) -> ProducerOptions:

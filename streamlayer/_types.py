@@ -229,6 +229,26 @@ class ConsumerMetrics(NamedTuple):
     records_missed: int
 
 
+DurabilityLevel = Literal["memory", "snapshot", "os_cache", "second", "disk"]
+"""What outlives a crash of the server, the least first: nothing; what the last snapshot has; what was handed to the
+operating system (the server may die, not the machine); the same, but for a second or two; all that was answered."""
+
+
+class Durability(NamedTuple):
+    """What a server's settings, and its state, give to what it has answered.
+
+    :ivar level: ``memory``, ``snapshot``, ``os_cache``, ``second`` or ``disk``.
+    :ivar replicas: how many replicas hear each write now.
+    :ivar min_replicas_to_write: with fewer the server takes no writes; 0: it always does, or will not say.
+    :ivar reasons: why it is not more, in words; what could not be read counts as not given.
+    """
+
+    level: DurabilityLevel
+    replicas: int
+    min_replicas_to_write: int
+    reasons: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class NewTopic:
     """A topic to create.

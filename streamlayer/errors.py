@@ -21,6 +21,7 @@ __all__ = [
     "ForeignDataError",
     "GroupIdNotFoundError",
     "IllegalStateError",
+    "InsufficientDurabilityError",
     "InvalidTimestampError",
     "InvalidTopicError",
     "LogTruncationError",
@@ -79,6 +80,10 @@ class AuthorizationError(StreamlayerError):
 
 class UnsupportedVersionError(StreamlayerError):
     """The server, or the layout of a topic, is of a version that this release cannot work with."""
+
+
+class InsufficientDurabilityError(StreamlayerError):
+    """The server gives less than a producer's ``min_durability`` asks for. Nothing is sent to it."""
 
 
 class ServerFullError(StreamlayerError):

@@ -18,7 +18,7 @@ from streamlayer._async.registry import (
 )
 from streamlayer._config import TopicConfig, altered_config, refuse_unknown, topic_config
 from streamlayer._core import calls
-from streamlayer._core.calls import Checked
+from streamlayer._core.calls import Call, Checked
 from streamlayer._core.checks import (
     check_deleted_before,
     check_mapping,
@@ -27,15 +27,17 @@ from streamlayer._core.checks import (
     check_partition_count,
     topic_partition,
 )
+from streamlayer._core.durability import QUESTIONS, durability_of
 from streamlayer._core.entries import DELETING, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.refusals import Refusal
-from streamlayer._types import NewTopic, PartitionDescription, TopicDescription, TopicPartition
+from streamlayer._types import Durability, NewTopic, PartitionDescription, TopicDescription, TopicPartition
 from streamlayer._waiting import aio as waiting
 from streamlayer.errors import (
     ConfigurationError,
     ForeignDataError,
     PartitionDamagedError,
+    StreamlayerError,
     UnknownTopicOrPartitionError,
     UnsupportedVersionError,
 )
@@ -118,6 +120,18 @@ class Admin(GroupAdmin):
         for name in check_names("delete_topics", names):
             if not await delete_topic(self._client, name) and not missing_ok:
                 raise UnknownTopicOrPartitionError(await self._unknown(name))
+
+    async def durability(self) -> Durability:
+        """What outlives a crash of this server, as it is set up and as it is now."""
+        answers: list[Any] = []
+        for question in QUESTIONS:
+            try:
+                answers.append(await self._client.call(Call(None, ("",), question, _as_it_is)))
+            except StreamlayerError as refused:  # what may not be read counts as not given
+                if refused.retriable:
+                    raise
+                answers.append(refused)
+        return durability_of(answers)
 
     async def list_topics(self) -> list[str]:
         """The names of all topics, sorted."""
@@ -311,3 +325,7 @@ def _check_changes(topic: str, changes: Any) -> None:
     for name in cast("Mapping[str, Any]", changes):
         if name.replace(".", "_") not in TopicConfig.model_fields:
             topic_config({name: None})  # which says what is near
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

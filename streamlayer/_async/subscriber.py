@@ -42,6 +42,7 @@ class Subscriber:
         self._connection: waiting.Connection | None = None
         self._task: waiting.Task | None = None
         self._closing = False
+        self._attempt = 0
         self._sending = waiting.Lock()  # the consumer says what to listen to, and what runs beside pings
 
     async def listen(self, channels: Iterable[str]) -> None:
@@ -81,22 +82,25 @@ class Subscriber:
             self.inbox.put_here(True)
 
     async def _run(self) -> None:
-        attempt = 0
+        refused = False
         while not self._closing:
             try:
                 connection = self._settings.kind(**self._settings.options)
                 await waiting.connect(connection)
                 self._connection = connection
                 await self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
-                attempt = 0
                 await self._read(connection)
+            except redis.ResponseError as error:  # a right is missing, and will be
+                log = logger.debug if refused else logger.warning
+                log("no subscription: new records are looked for once a second (the server said: %s)", error)
+                refused = True
             except (redis.RedisError, OSError, StreamlayerError) as error:
                 logger.debug("the subscription was lost: %s", error)
             finally:
                 await self._disconnect()
             if not self._closing:
-                await waiting.sleep_ms(backoff_ms(attempt, random.random()))
-                attempt += 1
+                await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
+                self._attempt += 1
 
     async def _read(self, connection: waiting.Connection) -> None:
         silent = 0
@@ -105,6 +109,7 @@ class Subscriber:
             if message is not None:
                 silent = 0
                 if message[0] in {b"message", b"subscribe"}:
+                    self._attempt = 0
                     channel = message[1].decode()
                     if channel in self.hooks:
                         self.hooks[channel](message[2].decode() if message[0] == b"message" else "")

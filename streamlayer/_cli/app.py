@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamlayer import StreamlayerError, __version__
-from streamlayer._cli import consume, demo, groups, produce, server, topics
+from streamlayer._cli import consume, demo, doctor, groups, produce, server, topics
 from streamlayer._cli.options import DebugOption, NamespaceOption, Session, examples
 from streamlayer.errors import ServerUnavailableError
 
@@ -62,6 +62,7 @@ app = typer.Typer(
         "streamlayer produce orders --file orders.txt",
         "streamlayer consume orders --from beginning",
         "streamlayer lag billing",
+        "streamlayer doctor",
     ),
 )
 app.add_typer(topics.app, name="topics")
@@ -70,6 +71,7 @@ app.command("lag", epilog=groups.LAG_EXAMPLES)(groups.lag)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
 app.command("server", epilog=server.EXAMPLES)(server.server)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)
 
 

@@ -39,6 +39,7 @@ class PartitionQueue:
     :ivar epoch: rises when a batch is given up, so that a late copy of it is fenced.
     :ivar segment: the segment believed to be open.
     :ivar trim: the first and the last old segment to drop before the next append (0, -1: ask which); ``None``: none.
+    :ivar hindrance: why the last drop failed for good, and would fail again.
     :ivar needs: who must have a batch before ``acks="all"`` is satisfied, as the last answer said.
     :ivar acknowledged: what is known to be in the log.
     """
@@ -46,6 +47,7 @@ class PartitionQueue:
     __slots__ = (
         "acknowledged",
         "epoch",
+        "hindrance",
         "keys",
         "last_append",
         "needs",
@@ -67,6 +69,7 @@ class PartitionQueue:
         self.epoch = 0
         self.segment = 0
         self.trim: tuple[int, int] | None = None
+        self.hindrance: StreamlayerError | None = None
         self.needs: Holders = topic.needs
         self.acknowledged = Acknowledged()
         self.last_append = -IDLE_MS

@@ -150,6 +150,8 @@ def _refused(accumulator: Accumulator, batch: Batch, refusal: Refusal, result: S
     match refusal.word:
         case "SEGMENT":
             partition.segment = int(refusal.detail)
+        case "TRIM" if partition.hindrance is not None:
+            result.done += accumulator.fail_all(partition, partition.hindrance)
         case "TRIM":
             first, last = refusal.detail.split()
             partition.trim = int(first), int(last)
@@ -221,11 +223,12 @@ def note_trims(partitions: Iterable[PartitionQueue], outcomes: Iterable[Any]) ->
     """
     failure: StreamlayerError | None = None
     for partition, outcome in zip(partitions, outcomes, strict=True):
-        partition.trim = None
+        partition.trim = partition.hindrance = None
         if isinstance(outcome, Trimmed):
             partition.trim = (outcome.first, outcome.last) if outcome.first >= 0 else None
         elif isinstance(outcome, StreamlayerError):
             failure = outcome
+            partition.hindrance = None if outcome.retriable else outcome
         elif isinstance(outcome, Refusal):
             failure = StreamlayerError(f"{where(partition.topic.name, partition.number)}: not trimmed: {outcome}")
         else:

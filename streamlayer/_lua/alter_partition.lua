@@ -26,8 +26,8 @@ local p = {
 -- `altering`: the newest version whose calls have begun; an older one's late call must not undo what they did.
 if math.max(version, tonumber(m[14] or 0)) > config_version then return { tag, -1, -1 } end
 if not holds(tail, 'string') then return refuse('FOREIGN', tail) end
-local start = log_start(segs, p, now)
-if not start then return refuse('FOREIGN', segs) end
+local start, refused = log_start(segs, p, now)
+if not start then return refused end
 p.retention_ms, p.retention_bytes = retention_ms, retention_bytes
 
 local function save()

@@ -29,6 +29,7 @@ local strange = foreign(keys)
 if strange then return refuse('FOREIGN', strange) end
 local now = server_ms()
 local start, first = log_start(segs, p, now)
+if not start then return first end
 if segment < first then return { tag, first, 0, 0 } end
 if segment > p.segment then return { tag, -1, 0, 0 } end -- the server came back with less since the last call
 

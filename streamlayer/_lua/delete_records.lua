@@ -22,8 +22,8 @@ local p = {
   retention_bytes = tonumber(m[12]), start = tonumber(m[13]),
 }
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
-local start = log_start(segs, p, now)
-if not start then return refuse('FOREIGN', segs) end
+local start, refused = log_start(segs, p, now)
+if not start then return refused end
 if before == -1 then before = p.next end
 if before > p.next then return refuse('OUT_OF_RANGE', int(start) .. ' ' .. int(p.next)) end
 if before <= start then return { tag, start } end

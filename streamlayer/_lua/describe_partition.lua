@@ -17,6 +17,6 @@ local p = {
   retention_ms = tonumber(m[6]), start = tonumber(m[7]), segment_position = tonumber(m[8]),
 }
 local start, first, position = log_start(segs, p, server_ms())
-if not start then return refuse('FOREIGN', segs) end
+if not start then return first end
 local bytes = start == p.next and 0 or p.segment_position + tonumber(m[4]) - position
 return { tag, start, p.next, bytes, p.segment - first + 1, tonumber(m[9]), tonumber(m[10]) }

@@ -38,7 +38,7 @@ if pairs_read ~= '' then
 end
 
 local start, start_segment = log_start(segs, p, now)
-if not start then return refuse('FOREIGN', segs) end
+if not start then return start_segment end
 if position < start or position > p.next then
   return refuse('OUT_OF_RANGE', int(start) .. ' ' .. int(p.next))
 end

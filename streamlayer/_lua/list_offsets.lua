@@ -24,7 +24,7 @@ local p = {
   segment_position = tonumber(m[10]),
 }
 local start, first = log_start(segs, p, now)
-if not start then return refuse('FOREIGN', segs) end
+if not start then return first end
 local reply = { tag, start, p.next }
 if timestamp < 0 or start == p.next then return reply end
 

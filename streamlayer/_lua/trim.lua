@@ -33,5 +33,6 @@ if oldest and first <= oldest then
   redis.call('HSET', meta, 'trim_at', int(p.trim_at), 'oldest_closed', int(p.oldest_closed))
   oldest, newest = superfluous(segs, p, now, coming)
 end
-local start = log_start(segs, p, now)
+local start, refused = log_start(segs, p, now)
+if not start then return refused end
 return { tag, start, oldest or -1, newest or -1 }

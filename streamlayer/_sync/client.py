@@ -14,8 +14,10 @@ from streamlayer._sync.link import Link, Settings, Unanswered
 from streamlayer._core import calls
 from streamlayer._core.calls import Call
 from streamlayer._core.entries import TopicEntry, read_entry, topics_in
+from streamlayer._core.refusals import Refusal
 from streamlayer._core.retry import backoff_ms
 from streamlayer._core.settings import DEFAULT_URL, connection_options, namespace_of, parse_url
+from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnavailableError, StreamlayerError
 
@@ -68,12 +70,14 @@ class Client:
         client_id: str | None,
         *,
         allow_eviction: bool,
+        min_durability: DurabilityLevel | None = None,
     ) -> None:
         address = parse_url(url) if url is not None else None
         if address is None and redis is None and "STREAMLAYER_URL" in os.environ:
             address = parse_url(os.environ["STREAMLAYER_URL"])
         self.namespace = namespace_of(namespace, address)
         self.settings = settings_of(url, redis, allow_eviction=allow_eviction)
+        self.settings.min_durability = min_durability
         self.settings.options["client_name"] = client_id or "streamlayer"
         self._link = Link(self.settings)
         self._lock = waiting.Lock()
@@ -169,6 +173,8 @@ class Client:
                 if not self.reached:
                     raise
             for call, outcome in zip(part, outcomes, strict=True):
+                if isinstance(outcome, Refusal) or (isinstance(outcome, StreamlayerError) and not outcome.retriable):
+                    raise outcome
                 if outcome is None or isinstance(outcome, Exception):
                     results.append(self.call(call, timeout_ms))
                 else:

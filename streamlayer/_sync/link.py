@@ -12,11 +12,12 @@ from typing import Any, TypeAlias
 
 import redis
 
-from streamlayer._core import scripts
+from streamlayer._core import durability, scripts
 from streamlayer._core.calls import Call
 from streamlayer._core.refusals import Refusal, error_from_reply
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
+from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (
     AuthenticationFailedError,
@@ -55,6 +56,7 @@ class Settings:
     :ivar kind: redis-py's connection class.
     :ivar options: its arguments.
     :ivar fake: whether the server is fakeredis, which takes no script flags.
+    :ivar min_durability: what the server must give; each new connection looks.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Settings:
         self.options = options
         self.fake = kind.__module__.partition(".")[0] == "fakeredis"
         self.allow_eviction = allow_eviction
+        self.min_durability: DurabilityLevel | None = None
 
     @property
     def silence_ms(self) -> float:
@@ -137,6 +140,9 @@ class Link:
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
+        wanted = self.settings.min_durability
+        loaded = len(commands)
+        commands += durability.QUESTIONS if wanted is not None else ()
         replies: list[Any] = []
         try:
             request = [pack(command) for command in commands]
@@ -149,7 +155,9 @@ class Link:
         info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
-            for reply in replies[2:]:
+            if wanted is not None:
+                durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
+            for reply in replies[2:loaded]:
                 if isinstance(reply, Exception):
                     raise _as_error(error_from_reply(error_text(reply))) from reply
         except StreamlayerError:

@@ -40,7 +40,16 @@ from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.replication import needs
-from streamlayer._types import LOG_APPEND_TIME, AppendedRange, Health, K, ProducerMetrics, RecordMetadata, V
+from streamlayer._types import (
+    LOG_APPEND_TIME,
+    AppendedRange,
+    DurabilityLevel,
+    Health,
+    K,
+    ProducerMetrics,
+    RecordMetadata,
+    V,
+)
 from streamlayer._waiting import threads as waiting
 from streamlayer._waiting.threads import RecordFuture
 from streamlayer.errors import (
@@ -82,6 +91,8 @@ class Producer(Generic[K, V]):
     :param delivery_timeout_ms: how long a record is tried; then its future fails.
     :param allow_auto_create_topics: create a topic on first use.
     :param num_partitions: of a topic created on first use.
+    :param min_durability: refuse a server whose settings give less: ``"disk"``, ``"second"``, ``"os_cache"`` or
+        ``"snapshot"``. Each new connection looks; see ``Durability``.
     :param key_serializer: from a key to bytes; without one keys are bytes.
     :param value_serializer: from a value to bytes; without one values are bytes.
     :raises ConfigurationError: an option's value cannot work.
@@ -107,6 +118,7 @@ class Producer(Generic[K, V]):
         delivery_timeout_ms: int = 120_000,
         allow_auto_create_topics: bool = True,
         num_partitions: int = 4,
+        min_durability: DurabilityLevel | None = None,
         key_serializer: Callable[[K], bytes] | None = None,
         value_serializer: Callable[[V], bytes] | None = None,
         **unknown: Never,
@@ -125,11 +137,14 @@ class Producer(Generic[K, V]):
             "delivery_timeout_ms": delivery_timeout_ms,
             "allow_auto_create_topics": allow_auto_create_topics,
             "num_partitions": num_partitions,
+            "min_durability": min_durability,
         }
         self._options = checked(ProducerOptions, given)
         self._key_serializer = key_serializer
         self._value_serializer = value_serializer
-        self._client = Client(url, redis, namespace, client_id, allow_eviction=allow_eviction)
+        self._client = Client(
+            url, redis, namespace, client_id, allow_eviction=allow_eviction, min_durability=min_durability
+        )
         self._fresh()
         waiting.remember(self)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from streamlayer._core.rights import acl_rules
 from streamlayer.embedded import Server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,3 +67,8 @@ def test_a_snippet_prints_what_is_printed_below_it(
 def test_the_first_example_is_short() -> None:
     """Twelve lines, as promised to the reader's patience."""
     assert len(SNIPPETS[0][0].splitlines()) <= 12
+
+
+def test_the_rights_are_those_that_are_tested() -> None:
+    """The line to type is the list that ``test_rights`` plays with."""
+    assert f"ACL SETUSER app on >secret {' '.join(acl_rules('sl'))}\n" in README

@@ -8,7 +8,7 @@ local GONE_MS = 3600000 -- no call is later than this
 
 local function read_group(meta)
   local found = redis.pcall('HMGET', meta, 'min_v', 'epoch', 'version', 'seen', 'grace', 'expires')
-  if found.err then return nil, refuse('FOREIGN', meta) end
+  if found.err then return nil, raised(found, meta) end
   if found[1] and tonumber(found[1]) > GROUP_LAYOUT then return nil, refuse('LAYOUT', found[1]) end
   return {
     there = found[1] ~= false, epoch = tonumber(found[2] or 0), version = tonumber(found[3] or 0),
@@ -34,7 +34,7 @@ end
 
 -- The keys of a new group. What an evicted one left is not taken up, its offsets apart.
 local function create_group(k, now)
-  redis.call('DEL', k.members, k.owners, k.deadlines)
+  redis.call('UNLINK', k.members, k.owners, k.deadlines)
   redis.call('HSET', k.meta, 'v', GROUP_LAYOUT, 'min_v', GROUP_LAYOUT, 'epoch', 0, 'version', 0, 'topics', '',
     'created', int(now))
   for _, key in ipairs({ k.deadlines, k.gone }) do redis.call('ZADD', key, -1, '-') end

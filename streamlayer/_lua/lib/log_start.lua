@@ -43,13 +43,13 @@ end
 
 -- The first offset that may be served, by the rule that append and expiry follow: a closed segment lives until
 -- close + retention_ms, the open one until its deadline; what was deleted is below `start`. Returns it, the number of
--- the segment it lies in, and that one's position; nil if segs is somebody else's.
+-- the segment it lies in, and that one's position; or nil and the refusal.
 local function log_start(segs, p, now)
   -- Whatever came before the open segment's newest record ends no later, even if the clock was set back meanwhile.
   if p.deadline > 0 and p.deadline <= now then return p.next, p.segment, p.segment_position end
   local oldest = p.retention_ms >= 0 and '(' .. int(math.max(0, now - p.retention_ms)) or '0'
   local found = redis.pcall('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)
-  if found.err then return nil end
+  if found.err then return nil, raised(found, segs) end
   local number, base, position = p.segment, p.segment_base, p.segment_position
   if found[1] then
     number, base, position = closed_segment(found[1])

@@ -3,6 +3,12 @@ local function refuse(word, detail)
   return redis.error_reply(word .. ' ' .. detail)
 end
 
+-- What redis.pcall raised of a key: somebody else's data, or in the server's own words (a right that is missing).
+local function raised(found, key)
+  if string.find(tostring(found.err), 'WRONGTYPE', 1, true) then return refuse('FOREIGN', key) end
+  return found
+end
+
 local function int(number)
   return string.format('%d', number)
 end
