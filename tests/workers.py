@@ -18,6 +18,7 @@ from typing import IO, Any
 import pytest
 
 _folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
+FUZZED = "fuzzed "
 _steps: Counter[str] = Counter()  # of histories, by kind of server: those that other processes made
 
 
@@ -77,8 +78,11 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 
 def _own_steps() -> Counter[str]:
-    machine = sys.modules.get("tests.lua.machine")
-    return Counter() if machine is None else machine.STEPS
+    made: Counter[str] = Counter()
+    for module, name, kind in (("tests.lua.machine", "STEPS", ""), ("tests.fuzz.inputs", "TRIED", FUZZED)):
+        counted: Counter[str] = getattr(sys.modules.get(module), name, Counter())
+        made.update({kind + key: count for key, count in counted.items()})
+    return made
 
 
 # --- in the one that tells --------------------------------------------------------------------------------------------
@@ -110,6 +114,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if rows := sys.modules.get("tests.system.test_chaos"):
         for line in rows.lines():
             terminalreporter.write_line(line)
-    if steps := _steps + _own_steps():
-        made = ", ".join(f"{kind} {count:,}" for kind, count in sorted(steps.items()))
-        terminalreporter.write_line(f"steps of histories: {made}")
+    counts = _steps + _own_steps()
+    for title, fuzzed in (("steps of histories", False), ("strange inputs", True)):
+        of_these = {kind: count for kind, count in sorted(counts.items()) if kind.startswith(FUZZED) == fuzzed}
+        if of_these:
+            made = ", ".join(f"{kind.removeprefix(FUZZED)} {count:,}" for kind, count in of_these.items())
+            terminalreporter.write_line(f"{title}: {made}; {sum(of_these.values()):,} in all")

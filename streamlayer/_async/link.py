@@ -14,7 +14,7 @@ import redis
 
 from streamlayer._core import durability, scripts
 from streamlayer._core.calls import Call
-from streamlayer._core.refusals import Refusal, error_from_reply
+from streamlayer._core.refusals import Refusal, error_from_reply, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
 from streamlayer._types import DurabilityLevel
@@ -230,12 +230,12 @@ class Link:
         if isinstance(reply, Exception) and not self._out_of_step:
             return error_from_reply(error_text(reply), *_place_of(call), key=call.keys[0])
         if call.script is None and not self._out_of_step:
-            return call.parse(reply)
+            return _parsed(call, reply)
         if self._out_of_step or not isinstance(reply, list) or reply[0] != tag:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
             self._out_of_step = True
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))
-        return call.parse(reply[1:])
+        return _parsed(call, reply[1:])
 
     async def close(self) -> None:
         """Drop the connection; the next call opens a new one."""
@@ -251,6 +251,14 @@ class Link:
         """Forget the connection without touching it: in a fork's child it is still the parent's."""
         _parents.append(self._connection)
         self._connection = None
+
+
+def _parsed(call: Call[Any], reply: Any) -> Outcome:
+    try:
+        return call.parse(reply)
+    except Exception as error:  # noqa: BLE001 - it is that call's own answer: what is stored makes no sense
+        name = str(call.args[0]) if call.script is None else call.script.name
+        return nonsense(f"what {name} answered cannot be read ({error!r})", *_place_of(call), key=call.keys[0])
 
 
 def _not_run(outcomes: Sequence[Outcome]) -> list[int]:

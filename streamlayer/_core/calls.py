@@ -7,6 +7,7 @@ of the same name, one test file.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
@@ -206,7 +207,24 @@ class RegistryChange(NamedTuple):
 
 def _appended(reply: Reply) -> Appended:
     base, time, segment, epochs, generation, insync, flush = reply
-    return Appended(base, time, segment, epochs.decode(), generation, insync, flush)
+    return Appended(int(base), int(time), int(segment), _epochs(epochs), int(generation), int(insync), int(flush))
+
+
+@lru_cache(maxsize=1024)  # nearly always the same
+def _epochs(stored: bytes) -> str:
+    """``number:token:start,…``, as it must be."""
+    text = stored.decode()
+    for epoch in text.split(","):
+        number, _, start = epoch.split(":")
+        int(number), int(start)
+    return text
+
+
+def _bytes(part: Any) -> bytes:
+    if not isinstance(part, bytes):
+        msg = f"bytes were due, not {part!r}"
+        raise TypeError(msg)
+    return part
 
 
 def append(
@@ -261,12 +279,14 @@ def append(
 
 
 def _fields(flat: Reply) -> list[Field]:
-    return [Field(flat[i], flat[i + 1], flat[i + 2]) for i in range(0, len(flat), 3)]
+    return [Field(int(flat[i]), int(flat[i + 1]), _bytes(flat[i + 2])) for i in range(0, len(flat), 3)]
 
 
 def _fetched(reply: Reply) -> Fetched:
     end, start, segment, generation, epochs, tail_base, *fields = reply
-    return Fetched(end, start, segment, int(generation), epochs.decode(), tail_base, _fields(fields))
+    return Fetched(
+        int(end), int(start), int(segment), int(generation), _epochs(epochs), int(tail_base), _fields(fields)
+    )
 
 
 def fetch(
@@ -299,7 +319,7 @@ def fetch(
 
 def _listed(reply: Reply) -> ListedOffsets:
     start, end, *field = reply
-    return ListedOffsets(start, end, Field(*field) if field else None)
+    return ListedOffsets(int(start), int(end), _fields(field)[0] if field else None)
 
 
 def list_offsets(
@@ -346,12 +366,12 @@ def list_segments(keys: PartitionKeys, *, topic_id: str, after: int = -1) -> Cal
 def _listed_segments(reply: Reply) -> ListedSegments:
     epochs, segment, base, *flat = reply
     closed = [_closed(flat[i].decode(), flat[i + 1]) for i in range(0, len(flat), 2)]
-    return ListedSegments(epochs.decode(), segment, base, closed)
+    return ListedSegments(_epochs(epochs), int(segment), int(base), closed)
 
 
 def _closed(member: str, closed: int) -> ClosedSegment:
     number, base, _, highest = map(int, member.split(":"))
-    return ClosedSegment(number, base, highest, member, closed)
+    return ClosedSegment(number, base, highest, member, int(closed))
 
 
 def create_partition(
@@ -386,7 +406,7 @@ def create_partition(
             flush,
             config_version,
         ),
-        lambda reply: CreatedPartition(reply[0].decode(), reply[1], reply[2]),
+        lambda reply: CreatedPartition(reply[0].decode(), int(reply[1]), int(reply[2])),
     )
 
 
@@ -413,7 +433,8 @@ def _named(keys: PartitionKeys, first: int, last: int) -> list[str]:
 
 
 def _range(reply: Reply) -> tuple[int, int] | None:
-    return None if reply[0] < 0 else (reply[0], reply[1])
+    first, last = map(int, reply)
+    return None if first < 0 else (first, last)
 
 
 def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, -1), coming: int = 0) -> Call[Trimmed]:
@@ -428,7 +449,7 @@ def trim(keys: PartitionKeys, *, topic_id: str, segments: tuple[int, int] = (0, 
         scripts.TRIM,
         (keys.meta, keys.segs, *_named(keys, first, last)),
         (topic_id, first, last, coming),
-        lambda reply: Trimmed(*reply),
+        lambda reply: Trimmed(*map(int, reply)),
     )
 
 
@@ -498,6 +519,11 @@ def grow_partition(keys: PartitionKeys, *, topic_id: str, generation: int, parti
     return Call(scripts.GROW_PARTITION, (keys.meta,), (topic_id, generation, partitions), lambda reply: int(reply[0]))
 
 
+def _checked(reply: Reply) -> Checked:
+    segment, rank, count, *contradiction = reply
+    return Checked(int(segment), int(rank), int(count), contradiction[0].decode() if contradiction else "")
+
+
 def check(keys: PartitionKeys, *, topic_id: str, segment: int = -1, rank: int = 0, size: int = 0) -> Call[Checked]:
     """Hold a partition's keys against each other, a part at a time.
 
@@ -507,14 +533,17 @@ def check(keys: PartitionKeys, *, topic_id: str, segment: int = -1, rank: int = 
         scripts.CHECK,
         (keys.meta, keys.tail, keys.segs, *keys.segment(max(segment, 0))),
         (topic_id, segment, rank, size),
-        lambda reply: Checked(reply[0], reply[1], reply[2], reply[3].decode() if len(reply) > 3 else ""),
+        _checked,
     )
 
 
 def describe_partition(keys: PartitionKeys, *, topic_id: str) -> Call[DescribedPartition]:
     """Ask what a partition holds."""
     return Call(
-        scripts.DESCRIBE_PARTITION, (keys.meta, keys.segs), (topic_id,), lambda reply: DescribedPartition(*reply)
+        scripts.DESCRIBE_PARTITION,
+        (keys.meta, keys.segs),
+        (topic_id,),
+        lambda reply: DescribedPartition(*map(int, reply)),
     )
 
 
@@ -524,7 +553,7 @@ def registry(namespace: str, topic: str, expected: bytes, entry: bytes) -> Call[
         scripts.REGISTRY,
         (registry_key(namespace),),
         (topic, expected, entry, registry_channel(namespace)),
-        lambda reply: RegistryChange(bool(reply[0]), reply[1], reply[2]),
+        lambda reply: RegistryChange(bool(reply[0]), _bytes(reply[1]), int(reply[2])),
     )
 
 
@@ -534,7 +563,7 @@ def read_topic(namespace: str, topic: str) -> Call[bytes | None]:
 
 
 def _entry(reply: bytes | None) -> bytes | None:
-    return reply
+    return None if reply is None else _bytes(reply)
 
 
 def wait_replicas(replicas: int, timeout_ms: int) -> Call[Holders]:
@@ -544,7 +573,7 @@ def wait_replicas(replicas: int, timeout_ms: int) -> Call[Holders]:
 
     :param timeout_ms: how long at most; 1 at least, for 0 would be for ever.
     """
-    return Call(None, ("",), ("WAIT", replicas, timeout_ms), Holders)
+    return Call(None, ("",), ("WAIT", replicas, timeout_ms), lambda reply: Holders(int(reply)))
 
 
 def wait_disks(primary: int, replicas: int, timeout_ms: int) -> Call[Holders]:
@@ -555,7 +584,7 @@ def wait_disks(primary: int, replicas: int, timeout_ms: int) -> Call[Holders]:
     :param primary: 1: wait for the primary's disk too.
     :param timeout_ms: as above.
     """
-    return Call(None, ("",), ("WAITAOF", primary, replicas, timeout_ms), lambda reply: Holders(0, reply[0], reply[1]))
+    return Call(None, ("",), ("WAITAOF", primary, replicas, timeout_ms), lambda reply: Holders(0, *map(int, reply)))
 
 
 def read_registry(namespace: str) -> Call[dict[str, bytes]]:
@@ -564,4 +593,4 @@ def read_registry(namespace: str) -> Call[dict[str, bytes]]:
 
 
 def _entries(reply: list[bytes]) -> dict[str, bytes]:
-    return {reply[i].decode(): reply[i + 1] for i in range(0, len(reply), 2)}
+    return {reply[i].decode(): _bytes(reply[i + 1]) for i in range(0, len(reply), 2)}

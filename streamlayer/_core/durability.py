@@ -35,21 +35,25 @@ def durability_of(answers: Sequence[Any]) -> Durability:
     :param answers: to ``QUESTIONS``; an error where one was refused.
     """
     persistence, replication = (
-        parse_info(answer.decode()) if isinstance(answer, bytes) else {} for answer in answers[:2]
+        parse_info(answer.decode(errors="replace")) if isinstance(answer, bytes) else {} for answer in answers[:2]
     )
     settings = settings_in(answers[2])
     level, reasons = _level(persistence, settings)
     if not settings:
         reasons = (*reasons, "its settings cannot be read: the right `config|get` is missing")
-    return Durability(level, online_replicas(replication), int(settings.get("min-replicas-to-write", 0)), reasons)
+    return Durability(level, online_replicas(replication), _count(settings.get("min-replicas-to-write")), reasons)
 
 
 def settings_in(answer: Any) -> dict[str, str]:
     """The names and values of a ``CONFIG GET``; empty if it was refused."""
     if not isinstance(answer, list):
         return {}
-    pairs = [part.decode() for part in cast("list[bytes]", answer)]
-    return dict(zip(pairs[::2], pairs[1::2], strict=True))
+    parts = [part.decode(errors="replace") for part in cast("list[bytes]", answer)]
+    return dict(zip(parts[::2], parts[1::2], strict=False))
+
+
+def _count(setting: str | None) -> int:
+    return int(setting) if setting is not None and setting.isdecimal() else 0
 
 
 def online_replicas(replication: Mapping[str, str]) -> int:

@@ -10,8 +10,8 @@ from typing import Any
 
 import msgspec
 
-from streamlayer._config import TopicConfig
-from streamlayer.errors import UnsupportedVersionError
+from streamlayer._config import TopicConfig, topic_config
+from streamlayer.errors import ForeignDataError, UnsupportedVersionError
 
 CREATING = "creating"
 READY = "ready"
@@ -21,6 +21,7 @@ DELETING = "deleting"
 USABLE = frozenset({READY, GROWING, ALTERING})
 """States in which records can be appended and read: a growing topic has its old layout until it is ready."""
 ENTRY_VERSION = 1
+MOST_PARTITIONS = 10_000
 
 
 class TopicEntry(msgspec.Struct, frozen=True):
@@ -73,7 +74,7 @@ class TopicEntry(msgspec.Struct, frozen=True):
 
     def topic_config(self) -> TopicConfig:
         """The settings, checked and completed by the defaults."""
-        return TopicConfig(**self.config)
+        return topic_config(self.config)
 
     def to_bytes(self) -> bytes:
         """As it stands in the registry."""
@@ -91,7 +92,7 @@ def read_entry(stored: bytes, topic: str) -> TopicEntry:
     """
     try:
         entry = msgspec.json.decode(stored, type=TopicEntry)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         msg = f"the registry's entry of topic {topic!r} cannot be read: {error}"
         raise UnsupportedVersionError(msg) from error
     if entry.v > ENTRY_VERSION:
@@ -99,6 +100,9 @@ def read_entry(stored: bytes, topic: str) -> TopicEntry:
             f"the registry's entry of topic {topic!r} has version {entry.v}; this release knows 1. Upgrade streamlayer"
         )
         raise UnsupportedVersionError(msg)
+    if not (0 < entry.partitions <= MOST_PARTITIONS and 0 <= entry.target <= MOST_PARTITIONS):
+        msg = f"the registry's entry of topic {topic!r} says {entry.partitions} partitions, and {entry.target} to come"
+        raise ForeignDataError(msg)
     return msgspec.structs.replace(entry, stored=stored)
 
 

@@ -181,11 +181,12 @@ def heartbeat(
 
 
 def _heartbeat(reply: Reply) -> Heartbeat:
-    epoch, changed, pending, earliest_ms, version, time, owned, revoke, topics = reply
+    *numbers, owned, revoke, topics = reply
     first: dict[str, int] = {}
     for part in filter(None, (topics or b"").decode().split(";")):
         topic, *_, count = part.split(":")
         first[topic] = int(count)
+    epoch, changed, pending, earliest_ms, version, time = map(int, numbers)
     return Heartbeat(epoch, changed, pending, earliest_ms, version, time, _text(owned), _text(revoke), first)
 
 
@@ -247,7 +248,7 @@ def _described(reply: Reply) -> DescribedGroup:
     there, epoch, flat, *rows = reply
     offsets = {_partition(flat[i].decode()): _committed(flat[i + 1]) for i in range(0, len(flat), 2) if flat[i] != b"-"}
     members = [_member(*(part.decode() for part in rows[i : i + 6])) for i in range(0, len(rows), 6)]
-    return DescribedGroup(bool(there), epoch, offsets, members)
+    return DescribedGroup(bool(there), int(epoch), offsets, members)
 
 
 def _member(member_id: str, head: str, deadline: str, subscription: str, owned: str, target: str) -> GroupMember:

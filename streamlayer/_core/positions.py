@@ -258,10 +258,10 @@ class PartitionPosition:
     def _corrupt(self, why: str, cause: Exception | None, next_offset: int | None = None) -> None:
         offset = max(self.position, self._frame_base)
         next_offset = self._last + 1 if next_offset is None else next_offset
-        msg = (
-            f"{where(*self.tp)}: the records from offset {offset} to {next_offset - 1} cannot be read: {why}. "
-            f"To go on behind them: consumer.seek({self.tp!r}, {next_offset})"
-        )
+        lost = f"the records from offset {offset} to {next_offset - 1} cannot be read"
+        if next_offset <= offset:
+            lost = f"what stands behind offset {offset - 1} is not read"
+        msg = f"{where(*self.tp)}: {lost}: {why}. To go on behind them: consumer.seek({self.tp!r}, {next_offset})"
         self.error = CorruptRecordError(msg, *self.tp, offset, next_offset)
         self.error.__cause__ = cause
         self._frames = self._frame = None

@@ -49,6 +49,17 @@ _FOR_THE_CALLER = frozenset({"NOSCRIPT", "TOO_LARGE", "BAD_TIMESTAMP", "STALE", 
 """Words of which only the caller knows what they mean to the user."""
 
 
+_NUMBERS = {
+    "SEGMENT": 1,
+    "TRIM": 2,
+    "BAD_TIMESTAMP": 2,
+    "OUT_OF_RANGE": 2,
+    "TRUNCATED": 2,
+    "NOT_ENOUGH_REPLICAS": 2,
+}
+"""How many numbers stand behind a word."""
+
+
 _FENCED: dict[str, tuple[str, str]] = {
     "session": (
         "the group does not know this member any more: its session ran out, or an administrator removed it",
@@ -73,7 +84,9 @@ def where(topic: str, partition: int | None) -> str:
 
 def error_of(word: str, detail: str, place: str) -> StreamlayerError:
     """The error that a script's word stands for."""
-    numbers = [int(part) for part in detail.split() if part.lstrip("-").isdigit()]
+    numbers = numbers_in(detail)
+    if len(numbers) < _NUMBERS.get(word, 0):
+        word = ""  # its detail makes no sense
     match word:
         case "UNKNOWN_TOPIC":
             return errors.UnknownTopicOrPartitionError(
@@ -145,8 +158,38 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
                 "session_timeout_ms is over), or put them out with Admin.remove_group_members: who still runs then "
                 "joins again"
             )
+        case "":
+            return StreamlayerError(f"{place}: the server said something that makes no sense: {detail!r}")
         case _:
             return errors.BY_WORD[word](f"{place}: {word} {detail}")
+
+
+def numbers_in(detail: str) -> list[int]:
+    """The whole numbers among the words of a detail."""
+    return [int(part) for part in detail.split() if part.removeprefix("-").isdecimal()]
+
+
+_SCRIPT_FAILED = ("user_script", "Error running script")
+"""In the text of an error that no script meant: what is stored is not what it wrote."""
+
+
+def nonsense(what: str, topic: str, partition: int | None, key: str) -> StreamlayerError:
+    """The error for stored data that nobody can make sense of.
+
+    :param what: how that showed.
+    :param key: the first key that the call was about.
+    """
+    place = where(topic, partition) or "the topic registry"
+    if partition is not None:
+        return errors.PartitionDamagedError(
+            f"{place} is damaged: {what}. `streamlayer topics check {topic}` looks closer; restore a backup, or delete "
+            "the topic"
+        )
+    return errors.ForeignDataError(
+        f"{place}: {what}. The key {key!r}, or one beside it, holds what streamlayer did not write: restore a backup, "
+        "or delete them",
+        key,
+    )
 
 
 def error_from_reply(
@@ -161,6 +204,8 @@ def error_from_reply(
     word, _, detail = text.partition(" ")
     place = where(topic, partition) or "the topic registry"
     if word in errors.WORDS_FOR_THE_CLIENT or word in _FOR_THE_CALLER:
+        if len(numbers_in(detail)) < _NUMBERS.get(word, 0):
+            return nonsense(f"a script said {text!r}", topic, partition, key)
         return Refusal(word, detail)
     if word in errors.BY_WORD:
         return error_of(word, detail, place)
@@ -185,4 +230,6 @@ def error_from_reply(
     for server_word, (kind, meaning) in _SERVER_WORDS.items():
         if f" -{server_word} " in text or f": {server_word} " in text:
             return kind(f"{place}: {meaning} (the server said: {text})")
+    if any(words in text for words in _SCRIPT_FAILED):
+        return nonsense(f"a script failed on it ({text})", topic, partition, key)
     return StreamlayerError(f"{place}: the server said: {text}")

@@ -28,7 +28,7 @@ from streamlayer._core.checks import (
     topic_partition,
 )
 from streamlayer._core.durability import QUESTIONS, durability_of
-from streamlayer._core.entries import DELETING, TopicEntry
+from streamlayer._core.entries import DELETING, MOST_PARTITIONS, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.refusals import Refusal
 from streamlayer._types import Durability, NewTopic, PartitionDescription, TopicDescription, TopicPartition
@@ -43,7 +43,6 @@ from streamlayer.errors import (
 )
 
 DEFAULT_PARTITIONS = 4
-MOST_PARTITIONS = 10_000
 
 
 class Admin(GroupAdmin):
