@@ -21,6 +21,7 @@ from tests.system.ailing import (
     room_by_retention,
     server_loading,
     tail_cut,
+    two_primaries,
 )
 from tests.system.doomed import member_killed, member_stopped, producer_killed, producer_stopped
 from tests.system.stage import Stage, client_of
@@ -353,6 +354,8 @@ LONG = [
     Scenario("server killed, file torn and mended", tail_cut, "redis", "sync", lossy=True),
     Scenario("primary and replica change places", handed_over, "valkey", "sync", replica=True),
     Scenario("primary and replica change places", handed_over, "redis", "aio", replica=True),
+    Scenario("two primaries, acks=1", two_primaries, "redis", "sync", 1, replica=True, lossy=True),
+    Scenario("two primaries, acks=all", two_primaries, "valkey", "aio", replica=True, unread=True, topic=SAFE),
     Scenario("replica stopped, acks=all", replica_stopped, "valkey", "aio", replica=True, topic=SAFE),
     Scenario("disk failing", disk_failing, "redis", "sync"),
     Scenario("disk failing", disk_failing, "valkey", "aio"),
