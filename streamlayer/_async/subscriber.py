@@ -1,7 +1,8 @@
 """The consumer's ear: one subscribed connection, on which the server says where something new is.
 
 A message is only a hint to fetch. Whatever can have been missed is covered by one rule: a channel counts as woken
-whenever its subscription is confirmed, which happens after each reconnect.
+whenever its subscription is confirmed, which happens after each reconnect. It reconnects also when the consumer did: the
+address may lead to another server by now, and the former one is there, and silent.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Subscriber:
         self.inbox: waiting.Inbox[bool] = waiting.Inbox()
         self.woken: set[str] = set()
         self.hooks: dict[str, Callable[[str], None]] = {}
-        self._settings = client.settings
+        self._client = client
         self._channels: set[str] = set()
         self._connection: waiting.Connection | None = None
         self._task: waiting.Task | None = None
@@ -85,11 +86,12 @@ class Subscriber:
         refused = False
         while not self._closing:
             try:
-                connection = self._settings.kind(**self._settings.options)
+                settings, opened = self._client.settings, self._client.opened
+                connection = settings.kind(**settings.options)
                 await waiting.connect(connection)
                 self._connection = connection
                 await self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
-                await self._read(connection)
+                await self._read(connection, opened)
             except redis.ResponseError as error:  # a right is missing, and will be
                 log = logger.debug if refused else logger.warning
                 log("no subscription: new records are looked for once a second (the server said: %s)", error)
@@ -102,9 +104,13 @@ class Subscriber:
                 await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
                 self._attempt += 1
 
-    async def _read(self, connection: waiting.Connection) -> None:
+    async def _read(self, connection: waiting.Connection, opened: int) -> None:
+        """Hear messages until the connection is lost, or the consumer has another."""
         silent = 0
         while not self._closing:
+            if self._client.opened != opened:
+                msg = "the consumer has connected anew"
+                raise redis.ConnectionError(msg)
             message: Any = await waiting.receive(connection, PING_MS)
             if message is not None:
                 silent = 0

@@ -98,6 +98,11 @@ class Client:
         elif trouble := self._home.trouble():
             raise IllegalStateError(trouble)
 
+    @property
+    def opened(self) -> int:
+        """How many times it has connected."""
+        return self._link.opened
+
     def new_link(self) -> Link:
         """Another connection to the same server."""
         return Link(self.settings)

@@ -98,10 +98,14 @@ def lost(error: Exception, place: str) -> StreamlayerError:
 
 
 class Link:
-    """A connection that opens when it is needed and opens anew after it was lost."""
+    """A connection that opens when it is needed and opens anew after it was lost.
+
+    :ivar opened: how many times it was opened.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.opened = 0
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
@@ -135,6 +139,7 @@ class Link:
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
+        self.opened += 1
         return connection
 
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:

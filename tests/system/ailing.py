@@ -137,5 +137,18 @@ def handed_over(stage: Stage) -> None:
     stage.fired["handed over"] = 4
 
 
+def two_primaries(stage: Stage) -> None:
+    """The replica is promoted, and clients stay with a primary that goes on for itself, till it becomes a replica."""
+    for _ in range(2):
+        stage.load.wait_acked(50)
+        stage.part()
+        stage.promote(cut=False)
+        stage.pass_time(0.7)
+        stage.follow(stage.replica, stage.primary)
+        stage.healed()
+        stage.load.wait_acked(50)
+    stage.fired["promotions"] = 2
+
+
 def _offset(client: Any) -> int:
     return int(client.info("replication")["master_repl_offset"])

@@ -6,6 +6,7 @@ did strike. What is promised stands beside it in `SCENARIOS`.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from tests.system.ailing import (
     room_by_retention,
     server_loading,
     tail_cut,
+    two_primaries,
 )
 from tests.system.doomed import member_killed, member_stopped, producer_killed, producer_stopped
 from tests.system.stage import Stage, client_of
@@ -240,12 +242,18 @@ def there_and_back(stage: Stage) -> None:
 
 
 def failover(times: int) -> Callable[[Stage], None]:
-    """The primary dies under load, and its replica takes over; who died comes back as its replica. So many times."""
+    """The primary dies under load, and its replica takes over; who died comes back as its replica. So many times.
+
+    Every other time sends are waiting then for a replica that stands still: written, and not yet safe.
+    """
 
     def strike(stage: Stage) -> None:
-        for _ in range(times):
+        for turn in range(times):
             stage.load.wait_acked(40)
-            stage.primary.kill()
+            with stage.stopped(stage.replica) if turn % 2 else contextlib.nullcontext():
+                if turn % 2:
+                    stage.pass_time(0.1)
+                stage.primary.kill()
             stage.promote()
             stage.restart(stage.replica)
             stage.follow(stage.replica, stage.primary)
@@ -346,6 +354,8 @@ LONG = [
     Scenario("server killed, file torn and mended", tail_cut, "redis", "sync", lossy=True),
     Scenario("primary and replica change places", handed_over, "valkey", "sync", replica=True),
     Scenario("primary and replica change places", handed_over, "redis", "aio", replica=True),
+    Scenario("two primaries, acks=1", two_primaries, "redis", "sync", 1, replica=True, lossy=True),
+    Scenario("two primaries, acks=all", two_primaries, "valkey", "aio", replica=True, unread=True, topic=SAFE),
     Scenario("replica stopped, acks=all", replica_stopped, "valkey", "aio", replica=True, topic=SAFE),
     Scenario("disk failing", disk_failing, "redis", "sync"),
     Scenario("disk failing", disk_failing, "valkey", "aio"),

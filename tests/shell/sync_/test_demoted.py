@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import redis
+
 from streamlayer import Admin, Consumer, Producer
 from tests.shell.sync_.reading import read, stored_values
 from tests.shell.conftest import Pair
 from tests.system.proxy import Proxy
+from tests.waiting import sync_wait_until
 
 
 def hand_over(pair: Pair, front: Proxy) -> None:
@@ -13,6 +16,20 @@ def hand_over(pair: Pair, front: Proxy) -> None:
     pair.promote()
     front.point_at(pair.replica.url)
     pair.client.replicaof("127.0.0.1", int(pair.replica.url.rpartition(":")[2].partition("/")[0]))
+
+
+def test_who_listens_moves_too(pair: Pair) -> None:
+    """The former primary goes on for itself, and says nothing: a reader hears the new one as soon as it has met it."""
+    with Proxy(pair.url) as front, redis.Redis.from_url(pair.replica.url) as later:
+        with Producer(url=front.url) as producer, Consumer("t", url=front.url) as consumer:
+            producer.send_and_wait("t", b"before", partition=0)
+            assert [record.value for record in read(consumer, 1)] == [b"before"]
+            pair.promote()
+            front.point_at(pair.replica.url)
+            pair.client.replicaof("127.0.0.1", 1)
+            producer.send_and_wait("t", b"after", partition=0)
+            assert [record.value for record in read(consumer, 1)] == [b"after"]
+            sync_wait_until(lambda: later.pubsub_numsub("sl:t:{t:0}:wake")[0][1] == 1, "it listens there")
 
 
 def test_a_connection_to_a_former_primary_is_given_up(pair: Pair) -> None:
