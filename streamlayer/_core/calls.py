@@ -216,7 +216,8 @@ def _epochs(stored: bytes) -> str:
     text = stored.decode()
     for epoch in text.split(","):
         number, _, start = epoch.split(":")
-        int(number), int(start)
+        if not (number.isdecimal() and start.isdecimal()):
+            raise ValueError(text)
     return text
 
 
