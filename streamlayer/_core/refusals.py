@@ -31,6 +31,7 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
     "NOREPLICAS": (errors.NotEnoughReplicasError, "the server has fewer replicas than it wants and refuses writes"),
     "MISCONF": (errors.ServerReadOnlyError, "the server cannot write to its disk and refuses writes"),
     "READONLY": (errors.ServerReadOnlyError, "this server is a replica and takes no writes"),
+    "UNBLOCKED": (errors.ServerReadOnlyError, "this server became a replica while something was waited for"),
     "LOADING": (errors.ServerUnavailableError, "the server is still loading its data"),
     "MASTERDOWN": (errors.ServerUnavailableError, "this replica has lost its primary"),
     "BUSY": (errors.ServerUnavailableError, "a script of somebody's keeps the server busy"),
@@ -217,6 +218,9 @@ def error_from_reply(
         return errors.ConfigurationError(
             "this server runs no Lua scripts. With fakeredis: pip install 'fakeredis[lua]'"
         )
+    if "cannot be used with replica instances" in text:  # WAIT and WAITAOF, instead of READONLY
+        kind, why = _SERVER_WORDS["READONLY"]
+        return kind(f"{place}: {why} (the server said: {text})")
     if "waitaof" in text.lower():
         return errors.ConfigurationError(
             "flush='primary' and flush='replicas' need Redis 7.2 or Valkey, with `appendonly yes` "

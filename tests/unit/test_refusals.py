@@ -13,6 +13,7 @@ from streamlayer._core.keys import group_keys, groups_key, partition_keys, regis
 from streamlayer._core.refusals import Refusal, error_from_reply, error_of, where
 from streamlayer._core.scripts import ALL
 
+UNBLOCKED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
 READONLY = "READONLY You can't write against a read only replica."
 BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 MISCONF = (
@@ -33,6 +34,9 @@ MISCONF = (
         ("-OOM command not allowed when used memory > 'maxmemory'.", errors.ServerFullError),
         (MISCONF, errors.ServerReadOnlyError),
         (READONLY, errors.ServerReadOnlyError),
+        (UNBLOCKED, errors.ServerReadOnlyError),
+        ("ERR WAIT cannot be used with replica instances. Please also note that …", errors.ServerReadOnlyError),
+        ("ERR WAITAOF cannot be used with replica instances. Please also note that …", errors.ServerReadOnlyError),
         (f"{READONLY} script: 0e2f, on @user_script:1.", errors.ServerReadOnlyError),
         ("LOADING Redis is loading the dataset in memory", errors.ServerUnavailableError),
         ("LOADING Valkey is loading the dataset in memory", errors.ServerUnavailableError),
