@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import pytest
 import redis
 
-from streamlayer import Admin, Consumer, NewTopic, Producer, aio
+from streamlayer import Admin, Consumer, NewTopic, Producer, TopicPartition, aio
 from streamlayer.embedded import Server
 from tests import servers
 from tests.profiles import THOROUGH
@@ -189,12 +189,13 @@ def test_coming_and_going(server: Server, client: redis.Redis) -> None:
             member.poll(20)
             producer.send_and_wait("t", b"x", b"key")
             admin.list_topics()
+            admin.delete_records({TopicPartition("t", partition): -1 for partition in range(4)})
         client.zremrangebyrank("sl:g:{g}:gone", 1, -1)
         for partition in range(4):
             client.hdel(f"sl:t:{{t:{partition}}}:producers", *_producers(client, partition), "nobody")
         if number % (ROUNDS // SAMPLES) == 0:
             samples.append(sample(client, number))
-    allowed = GROWTH | {"held by keys": 0.5, "server memory": 0.05, "memory": 0.05}
+    allowed = GROWTH | {"held by keys": 0.02}  # numbers get longer
     assert grown(samples, allowed) == {}
 
 
