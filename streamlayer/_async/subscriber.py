@@ -1,8 +1,8 @@
 """The consumer's ear: one subscribed connection, on which the server says where something new is.
 
 A message is only a hint to fetch. Whatever can have been missed is covered by one rule: a channel counts as woken
-whenever its subscription is confirmed, which happens after each reconnect. It reconnects also when the consumer did: the
-address may lead to another server by now, and the former one is there, and silent.
+whenever its subscription is confirmed, which happens after each reconnect. It reconnects also when the consumer did:
+the address may lead to another server by now, and the former one is there, and silent.
 """
 
 from __future__ import annotations

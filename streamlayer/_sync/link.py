@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import redis
+from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
 from streamlayer._core.calls import Call
@@ -26,6 +27,8 @@ from streamlayer.errors import (
     StreamlayerError,
 )
 
+IDLE_MS = 1000
+"""A connection that was not used for so long is looked at before something is sent: servers end idle ones."""
 SCRIPTS_LOADED_AGAIN = 3
 """How often calls that met no script are sent again at once."""
 
@@ -83,6 +86,9 @@ class Settings:
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
 
 
+_REPLICAS_WORDS = (redis.ReadOnlyError, MasterDownError)
+
+
 def error_text(error: Exception) -> str:
     """The server's error line as it was: redis-py takes the first word away when it knows it."""
     code = getattr(error, "status_code", None)
@@ -109,6 +115,7 @@ class Link:
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
+        self._used_at = 0
 
     @property
     def connected(self) -> bool:
@@ -122,7 +129,7 @@ class Link:
         :raises ServerUnavailableError: nobody answers there.
         :raises AuthenticationFailedError: the password is wrong or missing.
         """
-        if self._connection is not None and self._connection.is_connected:
+        if self._connection is not None and self._connection.is_connected and not self._ended():
             return self._connection
         connection = self._connection = self.settings.kind(**self.settings.options)
         place = self.settings.place
@@ -140,7 +147,18 @@ class Link:
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
         self.opened += 1
+        self._used_at = waiting.monotonic_ms()
         return connection
+
+    def _ended(self) -> bool:
+        """Whether the server has ended the connection while it was idle: what is sent goes over a new one then."""
+        idle_ms = waiting.monotonic_ms() - self._used_at
+        if self._connection is None or self.settings.fake or idle_ms < IDLE_MS:
+            return False
+        if not waiting.hung_up(self._connection):
+            return False
+        self.close()
+        return True
 
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
@@ -159,6 +177,10 @@ class Link:
             raise ServerUnavailableError(f"no connection to {self.settings.place}: {error}") from error
         info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
         try:
+            for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
+                refused = _as_error(error_from_reply(error_text(reply))) if isinstance(reply, Exception) else None
+                if refused is not None and refused.retriable:
+                    raise refused from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
                 durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
@@ -217,8 +239,9 @@ class Link:
         except (redis.RedisError, OSError) as error:
             failure = error
         outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
+        self._used_at = waiting.monotonic_ms()
         # A server that became a replica keeps its connections; whoever leads to the primary leads elsewhere by now.
-        if self._out_of_step or any(isinstance(reply, redis.ReadOnlyError) for reply in replies):
+        if self._out_of_step or any(isinstance(reply, _REPLICAS_WORDS) for reply in replies):
             self.close()
         if failure is not None:
             unknown = Unanswered(lost(failure, self.settings.place))
