@@ -105,6 +105,11 @@ class Client:
         """How many times it has connected."""
         return self._link.opened
 
+    @property
+    def connected(self) -> bool:
+        """Whether it has a connection that has not been found lost."""
+        return self._link.connected
+
     def new_link(self) -> Link:
         """Another connection to the same server."""
         return Link(self.settings)

@@ -15,7 +15,7 @@ from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
 from streamlayer._core.calls import Call
-from streamlayer._core.refusals import Refusal, error_from_reply, nonsense
+from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
 from streamlayer._types import DurabilityLevel
@@ -178,9 +178,8 @@ class Link:
         info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
-                refused = _as_error(error_from_reply(error_text(reply))) if isinstance(reply, Exception) else None
-                if refused is not None and refused.retriable:
-                    raise refused from reply
+                if isinstance(reply, Exception) and is_retriable(error_text(reply)):
+                    raise _as_error(error_from_reply(error_text(reply))) from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
                 durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
