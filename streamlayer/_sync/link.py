@@ -91,7 +91,7 @@ _REPLICAS_WORDS = (redis.ReadOnlyError, MasterDownError)
 
 def error_text(error: Exception) -> str:
     """The server's error line as it was: redis-py takes the first word away when it knows it."""
-    code = getattr(error, "status_code", None)
+    code = "LOADING" if isinstance(error, redis.BusyLoadingError) else getattr(error, "status_code", None)
     text = str(error.args[0]) if error.args else ""
     return f"{code} {text}" if code and not text.startswith(f"{code} ") else text
 
@@ -140,8 +140,8 @@ class Link:
             error = _unwrapped(raised)
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
-            if isinstance(error, redis.ResponseError):
-                raise _as_error(error_from_reply(error_text(error))) from error
+            if isinstance(error, (redis.ResponseError, redis.BusyLoadingError)):
+                raise self._refused(error) from error
             why = str(error).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
@@ -160,6 +160,11 @@ class Link:
         self.close()
         return True
 
+    def _refused(self, error: Exception) -> StreamlayerError:
+        """What the server said to somebody who connects."""
+        found = error_from_reply(error_text(error), self.settings.place)
+        return StreamlayerError(str(found)) if isinstance(found, Refusal) else found
+
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
@@ -174,18 +179,20 @@ class Link:
             self.close()
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
+            if isinstance(error, redis.BusyLoadingError):
+                raise self._refused(error) from error
             raise ServerUnavailableError(f"no connection to {self.settings.place}: {error}") from error
         info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
                 if isinstance(reply, Exception) and is_retriable(error_text(reply)):
-                    raise _as_error(error_from_reply(error_text(reply))) from reply
+                    raise self._refused(reply) from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
                 durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
             for reply in replies[2:loaded]:
                 if isinstance(reply, Exception):
-                    raise _as_error(error_from_reply(error_text(reply))) from reply
+                    raise self._refused(reply) from reply
         except StreamlayerError:
             self.close()
             raise
@@ -233,7 +240,7 @@ class Link:
         try:
             waiting.exchange(connection, request, replies, len(calls), limit_ms)
         except redis.BusyLoadingError as error:
-            replies.append(redis.ResponseError(f"LOADING {error}"))
+            replies.append(redis.ResponseError(error_text(error)))
             failure = error
         except (redis.RedisError, OSError) as error:
             failure = error
@@ -308,7 +315,3 @@ def _place_of(call: Call[Any]) -> tuple[str, int | None]:
         return "the list of groups" if before.endswith(":groups") else "", None
     topic, _, partition = name.rpartition(":")
     return topic, int(partition)
-
-
-def _as_error(found: StreamlayerError | Refusal) -> StreamlayerError:
-    return StreamlayerError(str(found)) if isinstance(found, Refusal) else found
