@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from streamlayer.aio import Admin, Consumer
+from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from tests import servers
 from tests.beside import aio_beside
 from tests.shell.async_.members import Told, create, member, partitions, produce
-from tests.shell.conftest import REAL
-from tests.shell.survivors import FAULTS, Place
+from tests.shell.async_.reading import stored_values
+from tests.shell.conftest import REAL, Pair
+from tests.shell.survivors import FAULTS, Place, busy, kill_connections, refused
 from tests.system.proxy import Proxy
 from tests.waiting import aio_wait_until
 
@@ -118,7 +119,7 @@ async def test_a_fault_that_lasts(fault: str, place: Place, caplog: pytest.LogCa
     with FAULTS[fault](place) as words:
         await them.until(lambda: them.in_trouble(words), f"both say {words!r}")
         asked = aio_beside(lambda: them.admin.create_topics(["u"]))
-        for _ in range(5):
+        for _ in range(2):
             await them.poll()
         assert not asked.done()
     ended = time.monotonic()
@@ -138,3 +139,120 @@ async def test_a_fault_that_lasts(fault: str, place: Place, caplog: pytest.LogCa
     assert counted(caplog, logging.ERROR, "") == 0
     assert took < RECOVERED_S
     await them.close()
+
+
+@pytest.mark.parametrize("place", REAL[-1:], indirect=True)
+async def test_killed_connections(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """CLIENT KILL of all, subscriptions too, three times: all is well again at once, and heard again."""
+    them = await settled(place)
+    for turn in (1, 2, 3):
+        assert kill_connections(place) >= 6  # one to ask and one to hear each, the heartbeats', the administrator's
+        values = range(turn * COUNT, (turn + 1) * COUNT)
+        began = time.monotonic()
+        await produce({"url": place.server.url}, values, count=COUNT)
+        await them.read(values)
+        await them.until(them.healthy, "both are well again")
+        assert time.monotonic() - began < RECOVERED_S
+        assert await them.admin.list_topics() == ["t"]
+        await them.until(lambda: place.client.pubsub_numsub("sl:t:{t:0}:wake")[0][1] == 2, "both hear again")
+    await them.member.commit()
+    assert them.told.words == [("assigned", COUNT)]
+    assert counted(caplog, logging.WARNING, "") == counted(caplog, logging.WARNING, "is in trouble and goes on") <= 9
+    await them.close()
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_forgotten_scripts(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """SCRIPT FLUSH before each step of members and administrators: nothing is to be seen of it."""
+    them = await settled(place)
+    for turn in range(1, 6):
+        place.client.script_flush()
+        await them.admin.create_topics([f"u{turn}"])
+        values = range(turn * COUNT, (turn + 1) * COUNT)
+        await produce({"url": place.server.url}, values, count=COUNT)
+        place.client.script_flush()
+        await them.read(values)
+        place.client.script_flush()
+        await them.member.commit()
+    assert counted(caplog, logging.WARNING, "") == 0
+    await them.close()
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+async def test_a_server_that_ends_idle_connections(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """`timeout`: what is sent next goes over a new connection. Without idempotence it would be unknown else."""
+    async with (
+        Producer(
+            url=place.server.url, client_id="idle", enable_idempotence=False, delivery_timeout_ms=5000
+        ) as producer,
+        Admin(url=place.server.url, client_id="idle") as admin,
+    ):
+        await producer.send_and_wait("t", b"1", partition=0)
+        place.client.config_set("timeout", "1")
+        await aio_wait_until(lambda: not idle_ones(place), "the server ends them")
+        await producer.send_and_wait("t", b"2", partition=0)
+        assert await admin.list_topics() == ["t"]
+    assert counted(caplog, logging.WARNING, "") == 0
+    assert await stored_values({"url": place.server.url}, "t") == [b"1", b"2"]
+
+
+def idle_ones(place: Place) -> list[str]:
+    """Connections that the test's clients have."""
+    return [each["id"] for each in place.client.client_list() if each["name"] == "idle"]
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_who_asks_waits_for_the_server(place: Place) -> None:
+    """Seeking, committing, asking for ends: done when the server is back, without an error."""
+    them = await settled(place)
+    with refused(place):
+        asked = [
+            aio_beside(them.reader.seek_to_end),
+            aio_beside(them.member.commit),
+            aio_beside(them.admin.describe_topics),
+        ]
+        clients = [each._client for each in (them.reader, them.member, them.admin)]
+        await aio_wait_until(lambda: not any(client.connected for client in clients), "all have met it")
+        assert not any(each.done() for each in asked)
+    for each in asked:
+        await each.result()
+    await them.close()
+
+
+async def test_a_former_primary_that_says_nothing_is_given_up(pair: Pair) -> None:
+    """MASTERDOWN to questions that any replica would answer: who asks is led to the new primary."""
+    with Proxy(pair.url) as front:
+        async with Producer(url=front.url) as producer, Admin(url=front.url) as admin:
+            await producer.send_and_wait("t", b"1")
+            assert await admin.list_topics() == ["t"]
+            pair.promote()
+            front.point_at(pair.replica.url)
+            pair.client.config_set("replica-serve-stale-data", "no")
+            pair.client.replicaof("127.0.0.1", 1)
+            began = time.monotonic()
+            assert await admin.list_topics() == ["t"]
+            assert time.monotonic() - began < RECOVERED_S
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+async def test_a_busy_server_is_not_taken_for_a_weaker_one(place: Place) -> None:
+    """A producer with min_durability that connects while a script runs waits: what was not answered says nothing."""
+    async with Producer(url=place.url, min_durability="second") as producer:
+        await producer.send_and_wait("t", b"1", partition=0)
+        with busy(place):
+            place.proxy.kill_all()
+            future = await producer.send("t", b"2", partition=0)
+            await aio_wait_until(lambda: "busy" in producer.health().reason, "it has met it")
+        assert (await producer.send_and_wait("t", b"3", partition=0)).offset == 2
+        assert future.done()
+    assert await stored_values({"url": place.server.url}, "t") == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_waiting_for_an_assignment_outlives_a_connection(place: Place) -> None:
+    """Each connection is cut as soon as the member has joined: it takes its partitions up all the same."""
+    await create({"url": place.server.url}, COUNT)
+    async with member({"url": place.url}, "t") as joining:
+        place.proxy.drop_replies(3, match=b"sl:topics")
+        assert await joining.wait_for_assignment(timeout_ms=10_000) == partitions(COUNT)
+        assert place.proxy.counts["dropped"] == 3
