@@ -287,7 +287,7 @@ def test_old_segments_go_before_more_comes(sync_args: dict[str, Any]) -> None:
 
 
 def test_dropping_that_is_not_allowed_fails_at_once(any_server: Server, any_client: redis.Redis) -> None:
-    """What needs room fails with the right that is missing, and is not tried for minutes; once it is given, all goes on."""
+    """What needs room fails with the right that is missing, and is not tried for minutes; once given, all goes on."""
     config = TopicConfig(retention_bytes=64 * 1024, segment_bytes=16 * 1024)
     args: dict[str, Any] = {"url": any_server.url}
 
