@@ -58,6 +58,7 @@ def facts(info: dict[str, str] | None = None, **changed: Any) -> Facts:
         "latency_ms": [0.1, 0.2, 0.3],
         "missing": [],
         "topics": [topic()],
+        "half_done": {},
         "broken": [],
         "groups": [group("Stable", 5)],
     }
@@ -120,7 +121,7 @@ def test_a_policy_without_a_limit_is_a_warning() -> None:
 
 def test_who_may_ask_nothing_is_told_what_is_not_known() -> None:
     """Without INFO nothing is assumed to be well."""
-    blind = Facts({}, {}, Durability("memory", 0, 0, ("x",)), [0.1], None, [], [], [])
+    blind = Facts({}, {}, Durability("memory", 0, 0, ("x",)), [0.1], None, [], {}, [], [])
     unwell = {finding.subject for finding in diagnose(blind) if finding.verdict != "ok"}
     assert unwell == {
         "server", "eviction", "durability", "replicas", "memory", "connections", "rights", "loss",
