@@ -15,7 +15,7 @@ from streamlayer._core.entries import DELETING, USABLE
 from streamlayer._core.rights import COMMANDS, OPTIONAL
 from streamlayer._core.server import check_server
 from streamlayer._types import Durability, GroupDescription, TopicDescription, TopicPartition
-from streamlayer.errors import ConfigurationError, StreamlayerError, UnsupportedVersionError
+from streamlayer.errors import StreamlayerError, UnsupportedVersionError
 
 Verdict = Literal["ok", "warning", "problem"]
 Broken = tuple[str, str, StreamlayerError]
@@ -94,15 +94,13 @@ def _eviction(facts: Facts) -> Finding:
     if not facts.info:
         return _unread("eviction", "info")
     policy = facts.info.get("maxmemory_policy", "noeviction")
-    try:
-        check_server(facts.info, allow_eviction=False)
-    except ConfigurationError as error:
-        return Finding("eviction", "problem", f"maxmemory-policy is {policy}", str(error))
-    except UnsupportedVersionError:
-        pass  # told already
+    advice = "CONFIG SET maxmemory-policy noeviction (and the same in the server's configuration)"
+    if policy != "noeviction" and facts.info.get("maxmemory", "0") != "0":
+        words = f"maxmemory-policy is {policy}: records are deleted silently when memory is full"
+        return Finding("eviction", "problem", words, advice)
     if policy != "noeviction":
         words = f"maxmemory-policy is {policy}, without effect while there is no maxmemory"
-        return Finding("eviction", "warning", words, "CONFIG SET maxmemory-policy noeviction")
+        return Finding("eviction", "warning", words, advice)
     return Finding("eviction", "ok", "noeviction: nothing is thrown away silently")
 
 
@@ -246,11 +244,11 @@ def _retention(facts: Facts) -> Iterator[Finding]:
     kept = [(topic.name, topic.config.retention_bytes, len(topic.partitions)) for topic in facts.topics]
     endless = sorted(name for name, most, _ in kept if most < 0)
     total = sum(most * count for _, most, count in kept if most > 0)
-    if not room or not (endless or total > room):
-        return
-    words = f"topics may keep {_mib(total)}" + (f", and without limit: {', '.join(endless)}" if endless else "")
-    advice = "streamlayer topics alter … --config retention.bytes=…, if they will be that full"
-    yield Finding("retention", "warning", f"{words}; there is room for {_mib(room)}", advice)
+    words = [f"topics may keep {_mib(total)}"] if total > room else []
+    words += [f"nothing limits the size of {', '.join(endless)}"] if endless else []
+    if room and words:
+        advice = "Unless they stay small: streamlayer topics alter … --config retention.bytes=…"
+        yield Finding("retention", "warning", f"{'; '.join(words)}; there is room for {_mib(room)}", advice)
 
 
 def _topics(facts: Facts) -> Iterator[Finding]:
