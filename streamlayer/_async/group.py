@@ -63,6 +63,7 @@ class Group:
         self._commit_at = 0
         self._stored: dict[TopicPartition, int] = {}
         self._listed = False
+        self._uncommitted = False
         self._decided: dict[TopicPartition, Commit] = {}
         self._session: GroupSession | None = None
         self.listener = ConsumerRebalanceListener()
@@ -296,7 +297,7 @@ class Group:
             await self.commit_quietly(finished(), 0)
 
     async def commit_quietly(self, done: Mapping[TopicPartition, int], timeout_ms: int = 5000) -> None:
-        """Commit; what fails is told in the log only: it will be read again.
+        """Commit; what fails is told in the log only: it will be read again. Trouble that lasts is told once.
 
         An offset only falls by this where the log was cut back: who seeks back says with ``commit`` that it counts.
 
@@ -312,7 +313,13 @@ class Group:
             if wanted:
                 await self._store(wanted, timeout_ms)
         except StreamlayerError as error:
-            logger.warning("group %s: not committed: %s", self._options.group_id, error)
+            log = logger.debug if self._uncommitted and error.retriable else logger.warning
+            log("group %s: not committed: %s", self._options.group_id, error)
+            self._uncommitted = error.retriable
+        else:
+            if wanted and self._uncommitted:
+                logger.info("group %s: commits go on", self._options.group_id)
+                self._uncommitted = False
 
     async def _store(self, commits: Mapping[TopicPartition, Commit], timeout_ms: int = 10_000) -> None:
         if not self._view.member_id and not self._assignment.by_hand:  # a commit of nobody's would go unfenced

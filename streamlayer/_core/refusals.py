@@ -193,6 +193,12 @@ def nonsense(what: str, topic: str, partition: int | None, key: str) -> Streamla
     )
 
 
+def is_retriable(text: str) -> bool:
+    """Whether what the server answered will pass by itself."""
+    found = error_from_reply(text)
+    return isinstance(found, StreamlayerError) and found.retriable
+
+
 def error_from_reply(
     text: str, topic: str = "", partition: int | None = None, key: str = ""
 ) -> StreamlayerError | Refusal:

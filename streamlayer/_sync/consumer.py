@@ -44,7 +44,9 @@ from streamlayer._types import (
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (
     ConfigurationError,
+    ForeignDataError,
     IllegalStateError,
+    PartitionDamagedError,
     RequestTimedOutError,
     StreamlayerError,
     UnknownTopicOrPartitionError,
@@ -380,7 +382,8 @@ class Consumer(Generic[K, V]):
             deadline = now + (math.inf if timeout_ms is None else timeout_ms)
             while not (self._woken or self._closed):
                 self._absorb()
-                self._group.follow(self._finished)
+                if now >= self._fetcher.retry_at:
+                    self._follow(self._group)
                 if self._group.settled:
                     break
                 if now >= deadline:
@@ -441,6 +444,7 @@ class Consumer(Generic[K, V]):
         group = None if self._assignment.by_hand else self._group
         if self._group is not None:
             self._group.commit_due(self._finished)
+            now = waiting.monotonic_ms()
         self._in_hand = {}
         while True:
             if self._woken or self._closed:
@@ -449,10 +453,7 @@ class Consumer(Generic[K, V]):
                 return {}
             self._absorb()
             if group is not None and now >= self._fetcher.retry_at:
-                try:
-                    group.follow(self._finished)
-                except StreamlayerError as error:
-                    self._fetcher.endure(error)
+                self._follow(group)
             if group is not None and group.lapsed():  # nothing is handed out before the group vouches for it again
                 if now >= deadline:
                     return {}
@@ -481,6 +482,13 @@ class Consumer(Generic[K, V]):
             if not self._fetcher.due(now):
                 self._wait(now, min(deadline, enough_at or deadline))
                 now = self._turn_at = waiting.monotonic_ms()
+
+    def _follow(self, group: Group) -> None:
+        """Do what the group wants; trouble with the server is noted and tried again later."""
+        try:
+            group.follow(self._finished)
+        except StreamlayerError as error:
+            self._fetcher.endure(error)
 
     def _take(
         self, most: int, ends: Mapping[TopicPartition, int] | None
@@ -518,8 +526,12 @@ class Consumer(Generic[K, V]):
 
     def _take_errors(self) -> None:
         for position in self._assignment.positions.values():
-            if position.error is not None and not position.paused:
-                raise position.error
+            error = position.error
+            if error is None or position.paused:
+                continue
+            if isinstance(error, (PartitionDamagedError, ForeignDataError)):  # somebody may mend it: asked in its turn
+                position.error, position.waiting = None, True
+            raise error
 
     def _absorb(self) -> None:
         """Take in what the subscriber heard."""
