@@ -18,7 +18,6 @@ import redis
 from streamlayer._async.client import Client
 from streamlayer._core.retry import backoff_ms
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import StreamlayerError
 
 logger = logging.getLogger("streamlayer")
 
@@ -96,8 +95,8 @@ class Subscriber:
                 log = logger.debug if refused else logger.warning
                 log("no subscription: new records are looked for once a second (the server said: %s)", error)
                 refused = True
-            except (redis.RedisError, OSError, StreamlayerError) as error:
-                logger.debug("the subscription was lost: %s", error)
+            except Exception as error:  # noqa: BLE001 - a server that says nonsense too: whoever listens must go on
+                logger.debug("the subscription was lost: %r", error)
             finally:
                 await self._disconnect()
             if not self._closing:
@@ -114,18 +113,28 @@ class Subscriber:
             message: Any = await waiting.receive(connection, PING_MS)
             if message is not None:
                 silent = 0
-                if message[0] in {b"message", b"subscribe"}:
-                    self._attempt = 0
-                    channel = message[1].decode()
-                    if channel in self.hooks:
-                        self.hooks[channel](message[2].decode() if message[0] == b"message" else "")
-                    self._wake(channel)
+                self._take_in(message)
                 continue
             if silent >= SILENT_PINGS:
                 msg = f"no answer to {silent} pings"
                 raise redis.ConnectionError(msg)
             silent += 1
             await self._transmit(connection, "PING")
+
+    def _take_in(self, message: Any) -> None:
+        """Anybody may publish anything: what cannot be read counts as a message that says nothing."""
+        match message:
+            case [b"message", bytes(name), bytes(said)]:
+                text = said.decode(errors="replace")
+            case [b"subscribe", bytes(name), _]:
+                text = ""
+            case _:
+                return
+        self._attempt = 0
+        channel = name.decode(errors="replace")
+        if channel in self.hooks:
+            self.hooks[channel](text)
+        self._wake(channel)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None
