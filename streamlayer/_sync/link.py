@@ -100,6 +100,8 @@ def lost(error: Exception, place: str) -> StreamlayerError:
     """The error for a connection that ended while something was under way."""
     if isinstance(error, redis.TimeoutError):
         return RequestTimedOutError(f"{place} did not answer in time: {error}")
+    if not isinstance(error, (redis.RedisError, OSError)):
+        return ServerUnavailableError(f"{place} sent what is no answer ({error!r}); connection closed")
     return ServerUnavailableError(f"the connection to {place} was lost: {error}")
 
 
@@ -135,14 +137,14 @@ class Link:
         place = self.settings.place
         try:
             waiting.connect(connection, limit_ms)
-        except (redis.RedisError, OSError) as raised:
+        except Exception as raised:  # noqa: BLE001 - redis-py raises what it likes where a server answers nonsense
             self.close()
             error = _unwrapped(raised)
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
             if isinstance(error, (redis.ResponseError, redis.BusyLoadingError)):
                 raise self._refused(error) from error
-            why = str(error).rstrip(".")
+            why = (str(error) or repr(error)).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
@@ -175,14 +177,16 @@ class Link:
         try:
             request = [pack(command) for command in commands]
             waiting.exchange(connection, request, replies, len(commands), limit_ms)
-        except redis.RedisError as error:
+        except Exception as error:  # as above
             self.close()
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
             if isinstance(error, redis.BusyLoadingError):
                 raise self._refused(error) from error
-            raise ServerUnavailableError(f"no connection to {self.settings.place}: {error}") from error
-        info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
+            raise ServerUnavailableError(
+                f"no connection to {self.settings.place}: {str(error) or repr(error)}"
+            ) from error
+        info = [reply.decode(errors="replace") for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
                 if isinstance(reply, Exception) and is_retriable(error_text(reply)):
@@ -242,7 +246,7 @@ class Link:
         except redis.BusyLoadingError as error:
             replies.append(redis.ResponseError(error_text(error)))
             failure = error
-        except (redis.RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above: whatever it is, nothing more can be read
             failure = error
         outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
         self._used_at = waiting.monotonic_ms()
@@ -260,7 +264,7 @@ class Link:
             return error_from_reply(error_text(reply), *_place_of(call), key=call.keys[0])
         if call.script is None and not self._out_of_step:
             return _parsed(call, reply)
-        if self._out_of_step or not isinstance(reply, list) or reply[0] != tag:
+        if self._out_of_step or not isinstance(reply, list) or reply[:1] != [tag]:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
             self._out_of_step = True
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))
