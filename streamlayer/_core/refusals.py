@@ -119,8 +119,9 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
             )
         case "DAMAGED":
             return errors.PartitionDamagedError(
-                f"{place} is damaged: {detail}. Stop the server, run `redis-check-aof --fix` or restore a backup, "
-                "start it again; or delete the topic"
+                f"{place} is damaged: {detail}. Nothing is read from it or written to it until somebody mends it: stop "
+                "the server, restore a backup or run `redis-check-aof --fix` (what was written behind the tear is gone "
+                f"then), start it again; or give its records up: `streamlayer topics repair {place.partition('[')[0]}`"
             )
         case "FENCED_PRODUCER":
             return errors.ProducerFencedError(

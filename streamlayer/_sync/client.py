@@ -174,6 +174,7 @@ class Client:
     def call_all(self, batch: Sequence[Call[T]], timeout_ms: int = 10_000) -> list[T]:
         """Execute calls, many in one go; what could not be done at once is tried again one by one.
 
+        :param timeout_ms: how long to try each while the server is away; 0: once.
         :raises Refusal: a script wants something else of the client.
         :raises StreamlayerError: what became of the first that failed.
         """
@@ -184,11 +185,13 @@ class Client:
             try:
                 outcomes = self.execute(part)
             except ServerUnavailableError:
-                if not self.reached:
+                if not self.reached or timeout_ms <= 0:
                     raise
             for call, outcome in zip(part, outcomes, strict=True):
                 if isinstance(outcome, Refusal) or (isinstance(outcome, StreamlayerError) and not outcome.retriable):
                     raise outcome
+                if isinstance(outcome, Exception) and timeout_ms <= 0:
+                    raise outcome.error if isinstance(outcome, Unanswered) else outcome
                 if outcome is None or isinstance(outcome, Exception):
                     results.append(self.call(call, timeout_ms))
                 else:
