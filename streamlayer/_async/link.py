@@ -14,7 +14,8 @@ import redis
 from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
-from streamlayer._core.calls import Call
+from streamlayer._core.calls import Call, check_rights
+from streamlayer._core.keys import DEFAULT_NAMESPACE
 from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
@@ -22,6 +23,7 @@ from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import aio as waiting
 from streamlayer.errors import (
     AuthenticationFailedError,
+    AuthorizationError,
     RequestTimedOutError,
     ServerUnavailableError,
     StreamlayerError,
@@ -59,6 +61,7 @@ class Settings:
     :ivar kind: redis-py's connection class.
     :ivar options: its arguments.
     :ivar fake: whether the server is fakeredis, which takes no script flags.
+    :ivar namespace: what the keys begin with; each new connection looks whether it may use them.
     :ivar min_durability: what the server must give; each new connection looks.
     """
 
@@ -70,6 +73,7 @@ class Settings:
         self.fake = kind.__module__.partition(".")[0] == "fakeredis"
         self.allow_eviction = allow_eviction
         self.min_durability: DurabilityLevel | None = None
+        self.namespace = DEFAULT_NAMESPACE
 
     @property
     def silence_ms(self) -> float:
@@ -86,6 +90,7 @@ class Settings:
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
 
 
+_RIGHTS = b"rights"
 _REPLICAS_WORDS = (redis.ReadOnlyError, MasterDownError)
 
 
@@ -170,13 +175,16 @@ class Link:
     async def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
+        rights = check_rights(self.settings.namespace)
         wanted = self.settings.min_durability
         loaded = len(commands)
         commands += durability.QUESTIONS if wanted is not None else ()
         replies: list[Any] = []
         try:
             request = [pack(command) for command in commands]
-            await waiting.exchange(connection, request, replies, len(commands), limit_ms)
+            if not self.settings.fake:
+                request.append(self._pack(rights, _RIGHTS))
+            await waiting.exchange(connection, request, replies, len(request), limit_ms)
         except Exception as error:  # as above
             await self.close()
             if isinstance(error, redis.AuthenticationError):
@@ -193,13 +201,29 @@ class Link:
                     raise self._refused(reply) from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
-                durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
+                durability.check_durability(
+                    durability.durability_of(replies[loaded : len(commands)]), wanted, self.settings.place
+                )
             for reply in replies[2:loaded]:
                 if isinstance(reply, Exception):
                     raise self._refused(reply) from reply
+            if not self.settings.fake:
+                self._check_rights(rights, replies[-1])
         except StreamlayerError:
             await self.close()
             raise
+
+    def _check_rights(self, rights: Call[list[str]], reply: Any) -> None:
+        """Whether scripts may do all that they do: one that is stopped half way would leave half of it done."""
+        outcome = self._outcome(rights, _RIGHTS, reply)
+        if isinstance(outcome, Unanswered):
+            raise outcome.error
+        if isinstance(outcome, Exception):
+            raise self._refused(reply) if isinstance(reply, Exception) else outcome
+        if outcome:
+            missing = " ".join(f"+{name}" for name in outcome)
+            msg = f"{self.settings.place}: the server's ACL does not allow all that is needed: give the user {missing}"
+            raise AuthorizationError(msg)
 
     def _text(self, script: scripts.Script) -> str:
         return script.source if self.settings.fake else script.flagged

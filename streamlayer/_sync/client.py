@@ -79,6 +79,7 @@ class Client:
             address = parse_url(os.environ["STREAMLAYER_URL"])
         self.namespace = namespace_of(namespace, address)
         self.settings = settings_of(url, redis, allow_eviction=allow_eviction)
+        self.settings.namespace = self.namespace
         self.settings.min_durability = min_durability
         self.settings.options["client_name"] = client_id or "streamlayer"
         self._link = Link(self.settings)
