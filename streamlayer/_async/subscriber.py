@@ -16,14 +16,17 @@ from typing import Any
 import redis
 
 from streamlayer._async.client import Client
+from streamlayer._async.link import error_text
+from streamlayer._core.refusals import is_retriable
 from streamlayer._core.retry import backoff_ms
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import StreamlayerError
 
 logger = logging.getLogger("streamlayer")
 
 PING_MS = 1000
 SILENT_PINGS = 5
+ATTEMPTS = 8
+"""After so many in vain, some seconds, it is told that there is no subscription though there is a connection."""
 
 
 class Subscriber:
@@ -44,6 +47,7 @@ class Subscriber:
         self._task: waiting.Task | None = None
         self._closing = False
         self._attempt = 0
+        self._told = False
         self._sending = waiting.Lock()  # the consumer says what to listen to, and what runs beside pings
 
     async def listen(self, channels: Iterable[str]) -> None:
@@ -83,7 +87,6 @@ class Subscriber:
             self.inbox.put_here(True)
 
     async def _run(self) -> None:
-        refused = False
         while not self._closing:
             try:
                 settings, opened = self._client.settings, self._client.opened
@@ -92,17 +95,29 @@ class Subscriber:
                 self._connection = connection
                 await self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
                 await self._read(connection, opened)
-            except redis.ResponseError as error:  # a right is missing, and will be
-                log = logger.debug if refused else logger.warning
-                log("no subscription: new records are looked for once a second (the server said: %s)", error)
-                refused = True
-            except (redis.RedisError, OSError, StreamlayerError) as error:
-                logger.debug("the subscription was lost: %s", error)
+            except Exception as error:  # noqa: BLE001 - a server that says nonsense too: whoever listens must go on
+                self._lost(error)
             finally:
                 await self._disconnect()
             if not self._closing:
                 await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
                 self._attempt += 1
+
+    def _lost(self, error: Exception) -> None:
+        """Tell it if it will not come back by itself soon: a right is missing, or only this connection is not had."""
+        refused = isinstance(error, redis.ResponseError) and not is_retriable(error_text(error))
+        lasting = refused or (self._attempt >= ATTEMPTS and self._client.connected)
+        if lasting and not self._told:
+            logger.warning("no subscription: new records are looked for once a second (%s)", error_text(error))
+            self._told = True
+        else:
+            logger.debug("the subscription was lost: %s", error)
+
+    def _confirmed(self) -> None:
+        self._attempt = 0
+        if self._told:
+            logger.info("the subscription is back")
+            self._told = False
 
     async def _read(self, connection: waiting.Connection, opened: int) -> None:
         """Hear messages until the connection is lost, or the consumer has another."""
@@ -114,18 +129,28 @@ class Subscriber:
             message: Any = await waiting.receive(connection, PING_MS)
             if message is not None:
                 silent = 0
-                if message[0] in {b"message", b"subscribe"}:
-                    self._attempt = 0
-                    channel = message[1].decode()
-                    if channel in self.hooks:
-                        self.hooks[channel](message[2].decode() if message[0] == b"message" else "")
-                    self._wake(channel)
+                self._take_in(message)
                 continue
             if silent >= SILENT_PINGS:
                 msg = f"no answer to {silent} pings"
                 raise redis.ConnectionError(msg)
             silent += 1
             await self._transmit(connection, "PING")
+
+    def _take_in(self, message: Any) -> None:
+        """Anybody may publish anything: what cannot be read counts as a message that says nothing."""
+        match message:
+            case [b"message", bytes(name), bytes(said)]:
+                text = said.decode(errors="replace")
+            case [b"subscribe", bytes(name), _]:
+                text = ""
+            case _:
+                return
+        self._confirmed()
+        channel = name.decode(errors="replace")
+        if channel in self.hooks:
+            self.hooks[channel](text)
+        self._wake(channel)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -77,17 +77,12 @@ class Pair:
         """Make the replica a primary."""
         self._other.replicaof("no", "one")
 
-    def give_back(self) -> None:
-        """Have the primary take over what the replica, promoted meanwhile, has, and be the primary again."""
-        port = int(self.replica.url.rpartition(":")[2].partition("/")[0])
-        self._other.config_set("repl-diskless-sync-delay", "0")
-        self.client.replicaof("127.0.0.1", port)
-        sync_wait_until(self._follows, "the former primary follows")
-        self.client.replicaof("no", "one")
-
-    def _follows(self) -> bool:
-        info: Any = self.client.info("replication")
-        return bool(info.get("master_link_status") == "up" and info["master_repl_offset"] >= info["slave_repl_offset"])
+    def swap(self) -> None:
+        """Have the former primary follow the one that was promoted: they have changed places."""
+        self.primary, self.replica = self.replica, self.primary
+        self.client, self._other = self._other, self.client
+        self.client.config_set("repl-diskless-sync-delay", "0")
+        self.join()
 
     def _replicas(self) -> str:
         info: Any = self.client.info("replication")

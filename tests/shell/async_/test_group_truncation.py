@@ -1,4 +1,7 @@
-"""A group whose server lost the end of a log: whoever goes on from its offsets is told, with numbers."""
+"""An offset that is committed to a server which has lost what it counts: whoever goes on from it is told, with numbers.
+
+The group's own keys are whole: a member that stayed knows nothing of the loss yet when it commits.
+"""
 
 from __future__ import annotations
 
@@ -100,13 +103,12 @@ async def test_none_raises_for_whoever_resumes(own_server: Server) -> None:
         assert await consumer.poll(100) == {}
 
 
-@pytest.mark.parametrize("back", [False, True], ids=["A-B", "A-B-A"])
-async def test_another_server_takes_over_with_less(pair: Pair, *, back: bool) -> None:
-    """A member commits to the new primary what only the old one had: who resumes there, or on the old one, is told."""
+async def test_there_and_back(pair: Pair) -> None:
+    """What only A had is committed to B; then A, which followed B, is the primary again: who resumes there is told."""
     with Proxy(pair.url) as front:
         await send(front.url, b"0", b"1", b"2")
         async with member(front.url) as consumer:
-            await read(consumer, 3)
+            assert len(await read(consumer, 3)) == 3
             assert pair.client.wait(1, 10_000) == 1
             pair.part()
             await send(front.url, b"lost3", b"lost4")
@@ -115,13 +117,12 @@ async def test_another_server_takes_over_with_less(pair: Pair, *, back: bool) ->
             front.kill_all()
             await send(front.url, b"new3", b"new4", b"new5")
             await consumer.commit({TP: 5})
-        new = [b"new3", b"new4", b"new5"]
-        if back:
-            pair.give_back()
-            front.point_at(pair.url)
-            front.kill_all()
-            await send(front.url, b"new6")
-            new.append(b"new6")
+        pair.swap()
+        assert pair.client.wait(1, 10_000) == 1
+        pair.part()
+        front.point_at(pair.replica.url)
+        front.kill_all()
+        await send(front.url, b"new6")
         async with member(front.url) as consumer:
-            assert [record.value for record in await read(consumer, len(new))] == new
+            assert [record.value for record in await read(consumer, 4)] == [b"new3", b"new4", b"new5", b"new6"]
             assert consumer.metrics() == (1, 2, 0)
