@@ -175,16 +175,15 @@ class Assignment:
     async def _begin(self, tps: list[TopicPartition], ready: Mapping[str, TopicEntry], timeout_ms: int) -> None:
         """Begin to read partitions: at the seek made before, where the subscription began, or at a late one's start."""
         new = [self._position(tp, ready[tp.topic]) for tp in tps]
-        known = {tp.topic for tp in self.positions}
-        first = [p for p in new if p.tp.topic not in self._late and p.tp.topic not in known]
+        late = self._late | {tp.topic for tp in self.positions}
         policy = LATEST if self._reset == "latest" else EARLIEST
-        starts = dict(zip((p.tp for p in first), await self._offsets.find(first, policy, timeout_ms), strict=True))
-        others = [p for p in new if p.tp not in starts]
-        starts |= zip((p.tp for p in others), await self._offsets.find(others, EARLIEST, timeout_ms), strict=True)
         fresh = new if self.resume is None else await self.resume(new)
+        placed = [p for p in fresh if p.tp not in self._seeks]
+        await self._offsets.begin([p for p in placed if p.tp.topic not in late], policy, timeout_ms)
+        await self._offsets.begin([p for p in placed if p.tp.topic in late], EARLIEST, timeout_ms)
         for position in new:
-            if position in fresh or position.tp in self._seeks:
-                position.seek(self._seeks.pop(position.tp, starts[position.tp]))
+            if position.tp in self._seeks:
+                position.seek(self._seeks.pop(position.tp))
             position.paused = position.tp in self._pauses
             self._pauses.discard(position.tp)
             self.positions[position.tp] = position
@@ -215,8 +214,7 @@ class Assignment:
             others = [p for p in fresh if p not in late]
             policy = LATEST if self._reset == "latest" else EARLIEST
             for some, timestamp in ((late, EARLIEST), (others, policy)):
-                for position, offset in zip(some, await self._offsets.find(some, timestamp, 0), strict=True):
-                    position.seek(offset)
+                await self._offsets.begin(some, timestamp, 0)
             for position in new:
                 position.paused = position.tp in self._pauses
                 self._pauses.discard(position.tp)

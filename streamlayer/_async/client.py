@@ -24,6 +24,8 @@ from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnav
 T = TypeVar("T")
 
 CALLS_AT_ONCE = 100
+LEAST_PATIENCE_MS = 100
+"""However late it is, a silent server has so long for the last attempt."""
 
 
 def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction: bool) -> Settings:
@@ -103,6 +105,11 @@ class Client:
         """How many times it has connected."""
         return self._link.opened
 
+    @property
+    def connected(self) -> bool:
+        """Whether it has a connection that has not been found lost."""
+        return self._link.connected
+
     def new_link(self) -> Link:
         """Another connection to the same server."""
         return Link(self.settings)
@@ -144,9 +151,10 @@ class Client:
         """
         deadline = waiting.monotonic_ms() + timeout_ms
         attempt = 0
+        limit_ms: float = waiting.REPLY_TIMEOUT_MS
         while True:
             try:
-                (outcome,) = await self.execute([call])
+                (outcome,) = await self.execute([call], limit_ms)
             except ServerUnavailableError as unavailable:
                 if not self.reached:
                     raise
@@ -161,10 +169,12 @@ class Client:
                 raise error
             attempt += 1
             await waiting.sleep_ms(wait_ms)
+            limit_ms = min(limit_ms, max(LEAST_PATIENCE_MS, deadline - waiting.monotonic_ms()))
 
     async def call_all(self, batch: Sequence[Call[T]], timeout_ms: int = 10_000) -> list[T]:
         """Execute calls, many in one go; what could not be done at once is tried again one by one.
 
+        :param timeout_ms: how long to try each while the server is away; 0: once.
         :raises Refusal: a script wants something else of the client.
         :raises StreamlayerError: what became of the first that failed.
         """
@@ -175,11 +185,13 @@ class Client:
             try:
                 outcomes = await self.execute(part)
             except ServerUnavailableError:
-                if not self.reached:
+                if not self.reached or timeout_ms <= 0:
                     raise
             for call, outcome in zip(part, outcomes, strict=True):
                 if isinstance(outcome, Refusal) or (isinstance(outcome, StreamlayerError) and not outcome.retriable):
                     raise outcome
+                if isinstance(outcome, Exception) and timeout_ms <= 0:
+                    raise outcome.error if isinstance(outcome, Unanswered) else outcome
                 if outcome is None or isinstance(outcome, Exception):
                     results.append(await self.call(call, timeout_ms))
                 else:

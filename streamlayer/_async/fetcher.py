@@ -128,29 +128,30 @@ class Fetcher:
             if not position.placed:
                 self._offsets.name_segment(position)
         outcomes = await self._client.execute([position.fetch_call(most, arm=True) for position in asked])
-        troubled = False
+        trouble: StreamlayerError | None = None
         for position, outcome in zip(asked, outcomes, strict=True):
-            troubled |= await self._take_in(position, outcome)
-        if not troubled:
+            trouble = await self._take_in(position, outcome) or trouble
+        if trouble is None:
             self._out_of_trouble()
+        else:
+            self._in_trouble(trouble)  # once a round, however many partitions met it: back-off begins with ms
 
-    async def _take_in(self, position: PartitionPosition, outcome: Outcome) -> bool:
-        """Take one answer in; tell whether it was trouble with the server."""
+    async def _take_in(self, position: PartitionPosition, outcome: Outcome) -> StreamlayerError | None:
+        """Take one answer in; if it was trouble with the server, that is returned."""
         if isinstance(outcome, Fetched):
             position.fetched(outcome)
             if outcome.generation != position.generation:
                 position.generation = outcome.generation
                 self._assignment.changed()
-            return False
+            return None
         if isinstance(outcome, Refusal):
             position.segment = int(outcome.detail)
             if position.sought > FIRST_SEEK and not position.placed:
                 await self._offsets.learn(position)  # who seeks once will seek again
-            return False
+            return None
         error: StreamlayerError = outcome.error if isinstance(outcome, Unanswered) else outcome
         if error.retriable:
-            self._in_trouble(error)
-            return True
+            return error
         if isinstance(error, LogTruncationError):
             await self._truncated(position, error)
         elif isinstance(error, UnknownTopicOrPartitionError):
@@ -162,7 +163,7 @@ class Fetcher:
             await self._out_of_range(position, error)
         else:
             position.error = error
-        return False
+        return None
 
     async def _out_of_range(self, position: PartitionPosition, error: OffsetOutOfRangeError) -> None:
         at = position.position

@@ -16,6 +16,8 @@ from typing import Any
 import redis
 
 from streamlayer._async.client import Client
+from streamlayer._async.link import error_text
+from streamlayer._core.refusals import is_retriable
 from streamlayer._core.retry import backoff_ms
 from streamlayer._waiting import aio as waiting
 
@@ -23,6 +25,8 @@ logger = logging.getLogger("streamlayer")
 
 PING_MS = 1000
 SILENT_PINGS = 5
+ATTEMPTS = 8
+"""After so many in vain, some seconds, it is told that there is no subscription though there is a connection."""
 
 
 class Subscriber:
@@ -43,6 +47,7 @@ class Subscriber:
         self._task: waiting.Task | None = None
         self._closing = False
         self._attempt = 0
+        self._told = False
         self._sending = waiting.Lock()  # the consumer says what to listen to, and what runs beside pings
 
     async def listen(self, channels: Iterable[str]) -> None:
@@ -82,7 +87,6 @@ class Subscriber:
             self.inbox.put_here(True)
 
     async def _run(self) -> None:
-        refused = False
         while not self._closing:
             try:
                 settings, opened = self._client.settings, self._client.opened
@@ -91,17 +95,29 @@ class Subscriber:
                 self._connection = connection
                 await self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
                 await self._read(connection, opened)
-            except redis.ResponseError as error:  # a right is missing, and will be
-                log = logger.debug if refused else logger.warning
-                log("no subscription: new records are looked for once a second (the server said: %s)", error)
-                refused = True
             except Exception as error:  # noqa: BLE001 - a server that says nonsense too: whoever listens must go on
-                logger.debug("the subscription was lost: %r", error)
+                self._lost(error)
             finally:
                 await self._disconnect()
             if not self._closing:
                 await waiting.sleep_ms(backoff_ms(self._attempt, random.random()))
                 self._attempt += 1
+
+    def _lost(self, error: Exception) -> None:
+        """Tell it if it will not come back by itself soon: a right is missing, or only this connection is not had."""
+        refused = isinstance(error, redis.ResponseError) and not is_retriable(error_text(error))
+        lasting = refused or (self._attempt >= ATTEMPTS and self._client.connected)
+        if lasting and not self._told:
+            logger.warning("no subscription: new records are looked for once a second (%s)", error_text(error))
+            self._told = True
+        else:
+            logger.debug("the subscription was lost: %s", error)
+
+    def _confirmed(self) -> None:
+        self._attempt = 0
+        if self._told:
+            logger.info("the subscription is back")
+            self._told = False
 
     async def _read(self, connection: waiting.Connection, opened: int) -> None:
         """Hear messages until the connection is lost, or the consumer has another."""
@@ -130,7 +146,7 @@ class Subscriber:
                 text = ""
             case _:
                 return
-        self._attempt = 0
+        self._confirmed()
         channel = name.decode(errors="replace")
         if channel in self.hooks:
             self.hooks[channel](text)

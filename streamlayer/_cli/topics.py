@@ -1,4 +1,4 @@
-"""``streamlayer topics``: make, list, describe, alter, check and delete topics, and delete records."""
+"""``streamlayer topics``: make, list, describe, alter, check, repair and delete topics, and delete records."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ from typing import Annotated
 
 import typer
 
-from streamlayer import Admin, NewTopic, TopicAlreadyExistsError, TopicPartition
+from streamlayer import (
+    Admin,
+    ForeignDataError,
+    NewTopic,
+    PartitionDamagedError,
+    TopicAlreadyExistsError,
+    TopicPartition,
+)
 from streamlayer._cli import output
 from streamlayer._cli.options import NamespaceOption, UrlOption, examples, pairs, session
 from streamlayer._core.checks import check_partition
 from streamlayer._types import TopicDescription
 
-app = typer.Typer(help="Make, list, describe, alter, check and delete topics.", no_args_is_help=True)
+app = typer.Typer(help="Make, list, describe, alter, check, repair and delete topics.", no_args_is_help=True)
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Name = Annotated[str, typer.Argument(metavar="TOPIC", help="The topic's name.", show_default=False)]
@@ -30,12 +37,16 @@ def list_(
     """List all topics, with what they hold."""
     where = session(ctx, url, namespace)
     with Admin(url=where.url, namespace=where.namespace) as admin:
-        described = admin.describe_topics()
+        described = {name: _described(admin, name) for name in admin.list_topics()}
     if json:
-        output.print_json([_summary(topic) for topic in described.values()])
+        output.print_json(
+            [_summary(topic) if topic else {"name": name, "damaged": True} for name, topic in described.items()]
+        )
     elif described:
         rows = [
             (name, len(topic.partitions), _records(topic), output.size(_bytes(topic)))
+            if topic
+            else (name, "damaged", "-", "-")
             for name, topic in described.items()
         ]
         output.print_table(("TOPIC", "PARTITIONS", "RECORDS", "SIZE"), rows)
@@ -205,6 +216,30 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(epilog=examples("streamlayer topics repair orders", "streamlayer topics repair orders --yes"))
+def repair(
+    ctx: typer.Context,
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    url: UrlOption = None,
+    namespace: NamespaceOption = None,
+) -> None:
+    """Have damaged partitions go on without the records that they hold. There is no way back; offsets go on."""
+    where = session(ctx, url, namespace)
+    with Admin(url=where.url, namespace=where.namespace) as admin:
+        found = admin.check_topics([name])
+        if found and not yes:
+            output.print_table(
+                ("TOPIC", "PARTITION", "CONTRADICTION"), [(*place, words) for place, words in found.items()]
+            )
+            typer.confirm("Give up all records of these, if they are marked as damaged?", abort=True, err=True)
+        starts = admin.repair_partitions(found)
+    for place, start in starts.items():
+        print(f"{place.topic}[{place.partition}] goes on at {start}")
+    if not starts:
+        print(f"nothing of {name} is marked as damaged")
+
+
 @app.command(epilog=examples("streamlayer topics delete orders", "streamlayer topics delete old older --yes"))
 def delete(
     ctx: typer.Context,
@@ -219,14 +254,26 @@ def delete(
     with Admin(url=where.url, namespace=where.namespace) as admin:
         there = set(admin.list_topics())
         if not missing_ok:
-            admin.describe_topics(names)  # before anything is deleted or asked
+            admin.describe_topics(name for name in names if name not in there)  # before anything is deleted or asked
         found = [name for name in names if name in there]
         if found and not yes:
-            records = sum(_records(topic) for topic in admin.describe_topics(found).values())
-            typer.confirm(f"Delete {', '.join(found)} with {records:,} records?", abort=True, err=True)
+            typer.confirm(f"Delete {', '.join(found)} with {_records_of(admin, found)}?", abort=True, err=True)
         admin.delete_topics(names, missing_ok=missing_ok)
     for name in names:
         print(f"deleted {name}" if name in there else f"{name} does not exist")
+
+
+def _described(admin: Admin, name: str) -> TopicDescription | None:
+    try:
+        return admin.describe_topics([name])[name]
+    except (PartitionDamagedError, ForeignDataError):  # `streamlayer topics check` says what it is
+        return None
+
+
+def _records_of(admin: Admin, names: list[str]) -> str:
+    described = [_described(admin, name) for name in names]
+    records = f"{sum(_records(topic) for topic in described if topic):,} records"
+    return records if all(described) else f"{records}, and those of damaged partitions"
 
 
 def _number_or_text(value: str) -> int | str:

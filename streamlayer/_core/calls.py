@@ -506,6 +506,25 @@ def delete_records(keys: PartitionKeys, *, topic_id: str, before: int, segment: 
     )
 
 
+def read_damage(keys: PartitionKeys) -> Call[str]:
+    """What contradicts in a partition that is marked as damaged; empty if it is not."""
+    return Call(None, (keys.meta,), ("HGET", keys.meta, "damaged"), lambda reply: (reply or b"").decode())
+
+
+def repair_partition(keys: PartitionKeys, *, topic_id: str, damage: str, segment: int = 0) -> Call[int]:
+    """Have a damaged partition go on without what it holds; the answer is where the log begins now.
+
+    :param damage: what ``read_damage`` told: another damage than this is left alone.
+    :param segment: the segment believed to be open.
+    """
+    return Call(
+        scripts.REPAIR_PARTITION,
+        (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
+        (topic_id, damage, segment),
+        lambda reply: int(reply[0]),
+    )
+
+
 def freeze_partition(keys: PartitionKeys, *, topic_id: str, generation: int, partitions: int) -> Call[int]:
     """Have a partition refuse keyed batches until it has the next layout; the answer is its generation.
 

@@ -7,6 +7,7 @@ so it did not do it. What has an unknown result never reaches this file: a lost 
 from __future__ import annotations
 
 from streamlayer import errors
+from streamlayer._core.rights import denied_commands
 from streamlayer.errors import StreamlayerError
 
 
@@ -37,7 +38,6 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
     "BUSY": (errors.ServerUnavailableError, "a script of somebody's keeps the server busy"),
     "TRYAGAIN": (errors.ServerUnavailableError, "the keys are being moved to another node"),
     "CLUSTERDOWN": (errors.ServerUnavailableError, "the cluster is down"),
-    "NOPERM": (errors.AuthorizationError, "the server's ACL does not allow it"),
     "NOAUTH": (
         errors.AuthenticationFailedError,
         "the server wants a password: put it in the url, redis://user:password@host",
@@ -119,8 +119,9 @@ def error_of(word: str, detail: str, place: str) -> StreamlayerError:
             )
         case "DAMAGED":
             return errors.PartitionDamagedError(
-                f"{place} is damaged: {detail}. Stop the server, run `redis-check-aof --fix` or restore a backup, "
-                "start it again; or delete the topic"
+                f"{place} is damaged: {detail}. Nothing is read from it or written to it until somebody mends it: stop "
+                "the server, restore a backup or run `redis-check-aof --fix` (what was written behind the tear is gone "
+                f"then), start it again; or give its records up: `streamlayer topics repair {place.partition('[')[0]}`"
             )
         case "FENCED_PRODUCER":
             return errors.ProducerFencedError(
@@ -170,6 +171,10 @@ def numbers_in(detail: str) -> list[int]:
     return [int(part) for part in detail.split() if part.removeprefix("-").isdecimal()]
 
 
+_DENIED = ("NOPERM ", "ACL failure in script", "The user executing the script can't")
+"""What servers say of a right that is missing; in a script Redis from 7.2 on, and Valkey, the second; 7.0 the third."""
+
+
 _SCRIPT_FAILED = ("user_script", "Error running script")
 """In the text of an error that no script meant: what is stored is not what it wrote."""
 
@@ -193,6 +198,12 @@ def nonsense(what: str, topic: str, partition: int | None, key: str) -> Streamla
     )
 
 
+def is_retriable(text: str) -> bool:
+    """Whether what the server answered will pass by itself."""
+    found = error_from_reply(text)
+    return isinstance(found, StreamlayerError) and found.retriable
+
+
 def error_from_reply(
     text: str, topic: str = "", partition: int | None = None, key: str = ""
 ) -> StreamlayerError | Refusal:
@@ -212,6 +223,12 @@ def error_from_reply(
         return error_of(word, detail, place)
     if word == "WRONGTYPE":
         return error_of("FOREIGN", key, place)
+    if any(words in text for words in _DENIED):
+        commands = " or ".join(f"+{command}" for command in denied_commands(text))
+        advice = f"; give the user {commands}" if commands else ""
+        return errors.AuthorizationError(
+            f"{place}: the server's ACL does not allow it{advice} (the server said: {text})"
+        )
     if "max number of clients" in text:
         return errors.ServerUnavailableError(f"{place}: the server has no connection left (maxclients)")
     if "unknown command" in text.lower() and any(name in text.lower() for name in ("eval", "script")):
@@ -226,8 +243,6 @@ def error_from_reply(
             "flush='primary' and flush='replicas' need Redis 7.2 or Valkey, with `appendonly yes` "
             f"(the server said: {text})"
         )
-    if "ACL failure in script" in text or "The user executing the script can't" in text:  # Valkey's words, Redis's
-        return errors.AuthorizationError(f"{place}: the server's ACL does not allow it (the server said: {text})")
     if word in _SERVER_WORDS or word.lstrip("-") in _SERVER_WORDS:
         kind, meaning = _SERVER_WORDS[word.lstrip("-")]
         return kind(f"{place}: {meaning} (the server said: {text})")

@@ -141,6 +141,7 @@ ALTER_PARTITION: Final = load("alter_partition")
 FREEZE_PARTITION: Final = load("freeze_partition")
 GROW_PARTITION: Final = load("grow_partition")
 DELETE_RECORDS: Final = load("delete_records")
+REPAIR_PARTITION: Final = load("repair_partition")
 CHECK: Final = load("check")
 REGISTRY: Final = load("registry")
 HEARTBEAT: Final = load("heartbeat")
@@ -162,6 +163,7 @@ ALL: Final = (
     FREEZE_PARTITION,
     GROW_PARTITION,
     DELETE_RECORDS,
+    REPAIR_PARTITION,
     CHECK,
     REGISTRY,
     HEARTBEAT,

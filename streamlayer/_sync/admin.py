@@ -247,6 +247,39 @@ class Admin(GroupAdmin):
             else:
                 return
 
+    def repair_partitions(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        """Have damaged partitions take and hand out records again, without those that they hold: there is no way back.
+
+        Offsets go on behind all that were given; readers are told how many records they missed. Where the server's data
+        can be mended, or a backup restored, do that instead.
+
+        :param tps: which; one that is not marked as damaged is left as it is.
+        :returns: of those that were damaged: where the logs begin now.
+        :raises UnknownTopicOrPartitionError: there is no such partition; those before it were repaired.
+        """
+        starts: dict[TopicPartition, int] = {}
+        for given in tps:
+            tp = topic_partition(given)
+            entry = self._open(tp.topic)
+            check_partition(tp.topic, tp.partition, entry.partitions)
+            if self._repair(tp, entry.id):
+                starts[tp] = trim_partition(self._client, tp.topic, tp.partition, entry.id)
+        return starts
+
+    def _repair(self, tp: TopicPartition, topic_id: str) -> bool:
+        keys = partition_keys(self._client.namespace, *tp)
+        damage = self._client.call(calls.read_damage(keys))
+        segment = 0
+        while damage:
+            call = calls.repair_partition(keys, topic_id=topic_id, damage=damage, segment=segment)
+            try:
+                self._client.call(call)
+            except Refusal as refusal:
+                segment = int(refusal.detail)
+            else:
+                return True
+        return False
+
     def check_topics(self, names: Iterable[str] | None = None) -> dict[TopicPartition, str]:
         """Hold what is stored of topics against itself: offsets, fields, indexes, sizes. It reads all of it.
 

@@ -44,7 +44,9 @@ from streamlayer._types import (
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (
     ConfigurationError,
+    ForeignDataError,
     IllegalStateError,
+    PartitionDamagedError,
     RequestTimedOutError,
     StreamlayerError,
     UnknownTopicOrPartitionError,
@@ -380,7 +382,8 @@ class Consumer(Generic[K, V]):
             deadline = now + (math.inf if timeout_ms is None else timeout_ms)
             while not (self._woken or self._closed):
                 self._absorb()
-                self._group.follow(self._finished)
+                if now >= self._fetcher.retry_at:
+                    self._follow(self._group)
                 if self._group.settled:
                     break
                 if now >= deadline:
@@ -400,13 +403,18 @@ class Consumer(Generic[K, V]):
     ) -> dict[TopicPartition, list[ConsumerRecord[K, V]]]:
         """Hand out the next records. Those that were fetched before they expired or were deleted may be among them.
 
-        :param timeout_ms: how long to wait for the first; 0: only what is there.
+        While the server is away nothing is raised: it is empty, ``health`` says why, and all goes on by itself.
+
+        :param timeout_ms: how long to wait for the first; 0: only what is there. A server that is connected and silent
+            may take 5 s more.
         :param max_records: how many at most; ``max_poll_records`` by default.
         :returns: records by partition, in order; empty after the time or ``wakeup()``.
         :raises OffsetOutOfRangeError: a position is not in the log, and ``auto_offset_reset`` is ``"none"``.
         :raises UnknownTopicOrPartitionError: a topic was deleted. Told once; if it comes again (or is there again:
             ``UnknownTopicIdError``), it is read from its first record.
         :raises LogTruncationError: the server lost records, and ``auto_offset_reset`` is ``"none"``.
+        :raises PartitionDamagedError: what is stored of a partition contradicts itself. Told now and then; in between
+            the others are read. ``pause`` ends it, and when it was mended it is read by itself.
         :raises CorruptRecordError: the next record cannot be read; ``seek`` past it to go on.
         :raises RecordDeserializationError: a deserializer raised; ``seek`` past the record to go on.
         """
@@ -440,7 +448,10 @@ class Consumer(Generic[K, V]):
         enough_at: float | None = None
         group = None if self._assignment.by_hand else self._group
         if self._group is not None:
-            self._group.commit_due(self._finished)
+            trouble = self._group.commit_due(self._finished)
+            now = waiting.monotonic_ms()
+            if trouble is not None:
+                self._fetcher.endure(trouble)  # to ask a silent server once is enough
         self._in_hand = {}
         while True:
             if self._woken or self._closed:
@@ -449,10 +460,8 @@ class Consumer(Generic[K, V]):
                 return {}
             self._absorb()
             if group is not None and now >= self._fetcher.retry_at:
-                try:
-                    group.follow(self._finished)
-                except StreamlayerError as error:
-                    self._fetcher.endure(error)
+                self._follow(group)
+                now = waiting.monotonic_ms()
             if group is not None and group.lapsed():  # nothing is handed out before the group vouches for it again
                 if now >= deadline:
                     return {}
@@ -481,6 +490,13 @@ class Consumer(Generic[K, V]):
             if not self._fetcher.due(now):
                 self._wait(now, min(deadline, enough_at or deadline))
                 now = self._turn_at = waiting.monotonic_ms()
+
+    def _follow(self, group: Group) -> None:
+        """Do what the group wants; trouble with the server is noted and tried again later."""
+        try:
+            group.follow(self._finished)
+        except StreamlayerError as error:
+            self._fetcher.endure(error)
 
     def _take(
         self, most: int, ends: Mapping[TopicPartition, int] | None
@@ -518,8 +534,12 @@ class Consumer(Generic[K, V]):
 
     def _take_errors(self) -> None:
         for position in self._assignment.positions.values():
-            if position.error is not None and not position.paused:
-                raise position.error
+            error = position.error
+            if error is None or position.paused:
+                continue
+            if isinstance(error, (PartitionDamagedError, ForeignDataError)):  # somebody may mend it: asked in its turn
+                position.error, position.waiting = None, True
+            raise error
 
     def _absorb(self) -> None:
         """Take in what the subscriber heard."""

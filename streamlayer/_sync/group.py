@@ -63,6 +63,7 @@ class Group:
         self._commit_at = 0
         self._stored: dict[TopicPartition, int] = {}
         self._listed = False
+        self._uncommitted = False
         self._decided: dict[TopicPartition, Commit] = {}
         self._session: GroupSession | None = None
         self.listener = ConsumerRebalanceListener()
@@ -288,19 +289,23 @@ class Group:
                 )
         self._store({tp: self._commit_of(positions[tp], *given) for tp, given in offsets.items()})
 
-    def commit_due(self, finished: Callable[[], Mapping[TopicPartition, int]]) -> None:
-        """Commit what the user is done with, if it is time to."""
+    def commit_due(self, finished: Callable[[], Mapping[TopicPartition, int]]) -> StreamlayerError | None:
+        """Commit what the user is done with, if it is time to; trouble with the server is returned."""
         now = waiting.monotonic_ms()
-        if self._options.enable_auto_commit and now >= self._commit_at:
-            self._commit_at = now + self._options.auto_commit_interval_ms
-            self.commit_quietly(finished(), 0)
+        if not self._options.enable_auto_commit or now < self._commit_at:
+            return None
+        self._commit_at = now + self._options.auto_commit_interval_ms
+        return self.commit_quietly(finished(), 0)
 
-    def commit_quietly(self, done: Mapping[TopicPartition, int], timeout_ms: int = 5000) -> None:
-        """Commit; what fails is told in the log only: it will be read again.
+    def commit_quietly(
+        self, done: Mapping[TopicPartition, int], timeout_ms: int = 5000
+    ) -> StreamlayerError | None:
+        """Commit; what fails is told in the log only: it will be read again. Trouble that lasts is told once.
 
         An offset only falls by this where the log was cut back: who seeks back says with ``commit`` that it counts.
 
         :param timeout_ms: how long to try while the server is away.
+        :returns: trouble with the server that passes by itself.
         """
         positions = self._assignment.positions
         wanted: dict[TopicPartition, Commit] = {}
@@ -312,7 +317,14 @@ class Group:
             if wanted:
                 self._store(wanted, timeout_ms)
         except StreamlayerError as error:
-            logger.warning("group %s: not committed: %s", self._options.group_id, error)
+            log = logger.debug if self._uncommitted and error.retriable else logger.warning
+            log("group %s: not committed: %s", self._options.group_id, error)
+            self._uncommitted = error.retriable
+            return error if error.retriable else None
+        if wanted and self._uncommitted:
+            logger.info("group %s: commits go on", self._options.group_id)
+            self._uncommitted = False
+        return None
 
     def _store(self, commits: Mapping[TopicPartition, Commit], timeout_ms: int = 10_000) -> None:
         if not self._view.member_id and not self._assignment.by_hand:  # a commit of nobody's would go unfenced

@@ -11,10 +11,11 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import redis
+from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
 from streamlayer._core.calls import Call
-from streamlayer._core.refusals import Refusal, error_from_reply, nonsense
+from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
 from streamlayer._types import DurabilityLevel
@@ -26,6 +27,8 @@ from streamlayer.errors import (
     StreamlayerError,
 )
 
+IDLE_MS = 1000
+"""A connection that was not used for so long is looked at before something is sent: servers end idle ones."""
 SCRIPTS_LOADED_AGAIN = 3
 """How often calls that met no script are sent again at once."""
 
@@ -83,9 +86,12 @@ class Settings:
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
 
 
+_REPLICAS_WORDS = (redis.ReadOnlyError, MasterDownError)
+
+
 def error_text(error: Exception) -> str:
     """The server's error line as it was: redis-py takes the first word away when it knows it."""
-    code = getattr(error, "status_code", None)
+    code = "LOADING" if isinstance(error, redis.BusyLoadingError) else getattr(error, "status_code", None)
     text = str(error.args[0]) if error.args else ""
     return f"{code} {text}" if code and not text.startswith(f"{code} ") else text
 
@@ -111,6 +117,7 @@ class Link:
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
+        self._used_at = 0
 
     @property
     def connected(self) -> bool:
@@ -124,7 +131,7 @@ class Link:
         :raises ServerUnavailableError: nobody answers there.
         :raises AuthenticationFailedError: the password is wrong or missing.
         """
-        if self._connection is not None and self._connection.is_connected:
+        if self._connection is not None and self._connection.is_connected and not self._ended():
             return self._connection
         connection = self._connection = self.settings.kind(**self.settings.options)
         place = self.settings.place
@@ -135,14 +142,30 @@ class Link:
             error = _unwrapped(raised)
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
-            if isinstance(error, redis.ResponseError):
-                raise _as_error(error_from_reply(error_text(error))) from error
+            if isinstance(error, (redis.ResponseError, redis.BusyLoadingError)):
+                raise self._refused(error) from error
             why = (str(error) or repr(error)).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
         self.opened += 1
+        self._used_at = waiting.monotonic_ms()
         return connection
+
+    def _ended(self) -> bool:
+        """Whether the server has ended the connection while it was idle: what is sent goes over a new one then."""
+        idle_ms = waiting.monotonic_ms() - self._used_at
+        if self._connection is None or self.settings.fake or idle_ms < IDLE_MS:
+            return False
+        if not waiting.hung_up(self._connection):
+            return False
+        self.close()
+        return True
+
+    def _refused(self, error: Exception) -> StreamlayerError:
+        """What the server said to somebody who connects."""
+        found = error_from_reply(error_text(error), self.settings.place)
+        return StreamlayerError(str(found)) if isinstance(found, Refusal) else found
 
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
@@ -158,17 +181,22 @@ class Link:
             self.close()
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
+            if isinstance(error, redis.BusyLoadingError):
+                raise self._refused(error) from error
             raise ServerUnavailableError(
                 f"no connection to {self.settings.place}: {str(error) or repr(error)}"
             ) from error
         info = [reply.decode(errors="replace") for reply in replies[:2] if isinstance(reply, bytes)]
         try:
+            for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
+                if isinstance(reply, Exception) and is_retriable(error_text(reply)):
+                    raise self._refused(reply) from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
                 durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
             for reply in replies[2:loaded]:
                 if isinstance(reply, Exception):
-                    raise _as_error(error_from_reply(error_text(reply))) from reply
+                    raise self._refused(reply) from reply
         except StreamlayerError:
             self.close()
             raise
@@ -216,13 +244,14 @@ class Link:
         try:
             waiting.exchange(connection, request, replies, len(calls), limit_ms)
         except redis.BusyLoadingError as error:
-            replies.append(redis.ResponseError(f"LOADING {error}"))
+            replies.append(redis.ResponseError(error_text(error)))
             failure = error
         except Exception as error:  # noqa: BLE001 - as above: whatever it is, nothing more can be read
             failure = error
         outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
+        self._used_at = waiting.monotonic_ms()
         # A server that became a replica keeps its connections; whoever leads to the primary leads elsewhere by now.
-        if self._out_of_step or any(isinstance(reply, redis.ReadOnlyError) for reply in replies):
+        if self._out_of_step or any(isinstance(reply, _REPLICAS_WORDS) for reply in replies):
             self.close()
         if failure is not None:
             unknown = Unanswered(lost(failure, self.settings.place))
@@ -292,7 +321,3 @@ def _place_of(call: Call[Any]) -> tuple[str, int | None]:
         return "the list of groups" if before.endswith(":groups") else "", None
     topic, _, partition = name.rpartition(":")
     return topic, int(partition)
-
-
-def _as_error(found: StreamlayerError | Refusal) -> StreamlayerError:
-    return StreamlayerError(str(found)) if isinstance(found, Refusal) else found

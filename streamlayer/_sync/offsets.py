@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from streamlayer._sync.client import Client
-from streamlayer._sync.link import Unanswered
 from streamlayer._core import calls
-from streamlayer._core.calls import Fetched, Field, ListedOffsets
+from streamlayer._core.calls import Fetched, Field
 from streamlayer._core.codec import FrameError, decode_frames
 from streamlayer._core.positions import PartitionPosition
 from streamlayer._core.refusals import Refusal, where
 from streamlayer._core.segment_map import Claim, SegmentMap
 from streamlayer._types import OffsetAndTimestamp
-from streamlayer.errors import CorruptRecordError, OffsetOutOfRangeError
+from streamlayer.errors import CorruptRecordError, ForeignDataError, OffsetOutOfRangeError, PartitionDamagedError
 
 EARLIEST = -2
 LATEST = -1
@@ -35,16 +34,24 @@ class Offsets:
         answers: list[int] = []
         for start in range(0, len(positions), ASKED_AT_ONCE):
             part = positions[start : start + ASKED_AT_ONCE]
-            outcomes = self._client.execute([calls.list_offsets(p.keys, topic_id=p.topic_id) for p in part])
-            for position, outcome in zip(part, outcomes, strict=True):
-                listed: ListedOffsets = outcome
-                if isinstance(outcome, Unanswered) or getattr(outcome, "retriable", False):
-                    again = calls.list_offsets(position.keys, topic_id=position.topic_id)
-                    listed = self._client.call(again, timeout_ms)
-                elif isinstance(outcome, Exception):
-                    raise outcome
-                answers.append(listed.log_start if timestamp == EARLIEST else listed.next)
+            batch = [calls.list_offsets(p.keys, topic_id=p.topic_id) for p in part]
+            listed = self._client.call_all(batch, timeout_ms)
+            answers += [each.log_start if timestamp == EARLIEST else each.next for each in listed]
         return answers
+
+    def begin(self, positions: Sequence[PartitionPosition], timestamp: int, timeout_ms: int) -> None:
+        """Have positions be where ``find`` says. One that is damaged is in error, and keeps no other from beginning."""
+        try:
+            found = self.find(positions, timestamp, timeout_ms)
+        except (PartitionDamagedError, ForeignDataError) as error:
+            if len(positions) == 1:
+                positions[0].error = error
+                return
+            for position in positions:
+                self.begin([position], timestamp, timeout_ms)
+            return
+        for position, offset in zip(positions, found, strict=True):
+            position.seek(offset)
 
     def at_time(self, position: PartitionPosition, timestamp: int) -> OffsetAndTimestamp | None:
         """The first record at or after a time; ``None`` if there is none."""

@@ -152,7 +152,9 @@ class GroupSession:
             try:
                 self._step(now)
                 wait = self._rest(waiting.boottime_ms())
-                attempt = 0
+                if not self._registry_old:  # else what failed may still be to come
+                    attempt = 0
+                    self._out_of_trouble()
             except StreamlayerError as error:
                 wait = backoff_ms(attempt, random.random())
                 attempt += 1
@@ -204,6 +206,13 @@ class GroupSession:
         if not error.retriable:
             self.failure = error
             self._notify()
+
+    def _out_of_trouble(self) -> None:
+        if self.trouble is not None:
+            logger.info("group %s: heartbeats go on", self._options.group_id)
+            self.trouble = None
+            if not isinstance(self.failure, FencedInstanceIdError):
+                self.failure = None
 
     def _step(self, now: int) -> None:
         subscription = self._subscription  # the consumer may change it at any moment
@@ -309,9 +318,6 @@ class GroupSession:
             raise outcome
         reply: Heartbeat = outcome
         now = self._heard_at = waiting.boottime_ms()
-        if self.trouble is not None:
-            logger.info("group %s: heartbeats go on", self._options.group_id)
-            self.trouble = self.failure = None
         lapsed = now > member.valid_until
         self._take_in(member)
         news = member.answered(reply, now, random.random()) or lapsed

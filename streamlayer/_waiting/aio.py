@@ -238,6 +238,8 @@ class Connection(Protocol):
 
     async def disconnect(self) -> None: ...
 
+    async def can_read(self) -> bool: ...
+
     async def send_packed_command(self, command: list[bytes], *, check_health: bool = ...) -> None: ...
 
     async def read_response(self, *, disable_decoding: bool = ..., timeout: float = ...) -> Any: ...  # noqa: ASYNC109 - redis-py's name
@@ -302,6 +304,14 @@ async def transmit(connection: Connection, *command: str) -> None:
         await connection.send_packed_command([pack(command)], check_health=False)
     finally:
         connection.socket_timeout = own
+
+
+async def hung_up(connection: Connection) -> bool:
+    """Whether a connection on which nothing is under way was ended by the other side; or says what nobody asked."""
+    try:
+        return await connection.can_read()
+    except (redis.RedisError, OSError):
+        return True
 
 
 async def hang_up(connection: Connection) -> None:

@@ -277,6 +277,14 @@ def transmit(connection: Connection, *command: str) -> None:
         connection.send_packed_command([pack(command)], check_health=False)
 
 
+def hung_up(connection: Connection) -> bool:
+    """Whether a connection on which nothing is under way was ended by the other side; or says what nobody asked."""
+    try:
+        return connection.can_read()
+    except (redis.RedisError, OSError):
+        return True
+
+
 def hang_up(connection: Connection) -> None:
     """Let the thread that waits for something on a subscribed connection go on: its read ends at once."""
     sock = getattr(connection, "_sock", None)  # redis-py has no public way to end another thread's read

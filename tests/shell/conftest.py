@@ -77,6 +77,13 @@ class Pair:
         """Make the replica a primary."""
         self._other.replicaof("no", "one")
 
+    def swap(self) -> None:
+        """Have the former primary follow the one that was promoted: they have changed places."""
+        self.primary, self.replica = self.replica, self.primary
+        self.client, self._other = self._other, self.client
+        self.client.config_set("repl-diskless-sync-delay", "0")
+        self.join()
+
     def _replicas(self) -> str:
         info: Any = self.client.info("replication")
         return " ".join(

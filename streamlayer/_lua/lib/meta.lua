@@ -1,14 +1,9 @@
 -- Read fields of a partition's meta, after the checks that come before anything else: layout, topic id, damage.
 -- Returns the values in the order asked for, or nil and the refusal.
-local LAYOUT_VERSION = 1
-
+-- @include lib/any_meta
 local function read_meta(key, id, ...)
-  local found = redis.pcall('HMGET', key, 'min_v', 'id', 'damaged', 'state', ...)
-  if found.err then return nil, raised(found, key) end
-  if not found[2] then return nil, refuse('UNKNOWN_TOPIC', key) end
-  if tonumber(found[1]) > LAYOUT_VERSION then return nil, refuse('LAYOUT', found[1]) end
-  if found[4] == 'deleting' then return nil, refuse('UNKNOWN_TOPIC', key) end
-  if id ~= '' and found[2] ~= id then return nil, refuse('TOPIC_REPLACED', found[2]) end
+  local found, refusal = read_any_meta(key, id, ...)
+  if not found then return nil, refusal end
   if found[3] then return nil, refuse('DAMAGED', found[3]) end
   return { select(5, unpack(found, 1, select('#', ...) + 4)) }
 end

@@ -38,13 +38,13 @@ class Steps:
         self.execute = client.execute
         client.execute = self._one_by_one  # type: ignore[method-assign]
 
-    async def _one_by_one(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    async def _one_by_one(self, batch: Sequence[Call[Any]], limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> list[Any]:
         outcomes: list[Any] = []
         for call in batch:
             if not self.left:
                 await self.at_end()
             self.left -= 1
-            outcomes += await self.execute([call])
+            outcomes += await self.execute([call], limit_ms)
             self.calls.append(call)
         return outcomes
 

@@ -38,13 +38,13 @@ class Steps:
         self.execute = client.execute
         client.execute = self._one_by_one  # type: ignore[method-assign]
 
-    def _one_by_one(self, batch: Sequence[Call[Any]]) -> list[Any]:
+    def _one_by_one(self, batch: Sequence[Call[Any]], limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> list[Any]:
         outcomes: list[Any] = []
         for call in batch:
             if not self.left:
                 self.at_end()
             self.left -= 1
-            outcomes += self.execute([call])
+            outcomes += self.execute([call], limit_ms)
             self.calls.append(call)
         return outcomes
 

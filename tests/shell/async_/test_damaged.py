@@ -1,0 +1,147 @@
+"""A partition whose keys contradict each other: refused with the next step, beside others that go on, until mended."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import redis
+
+from streamlayer import TopicPartition
+from streamlayer.aio import Admin, Consumer, Producer
+from streamlayer.errors import PartitionDamagedError, UnknownTopicOrPartitionError
+from tests.shell.async_.members import GROUP, create, member, partitions, produce
+from tests.shell.async_.reading import read, stored_values
+
+TP = TopicPartition("t", 0)
+COUNT = 3
+STEP = r"t\[0\] is damaged: torn\..*redis-check-aof --fix.*`streamlayer topics repair t`"
+
+
+def key_of(namespace: str) -> str:
+    """Where the partition says that it is damaged."""
+    return f"{namespace}:t:{{t:0}}:meta"
+
+
+def damage(client: redis.Redis, namespace: str) -> None:
+    """As `append` does when it finds a contradiction."""
+    client.hset(key_of(namespace), "damaged", "torn")
+
+
+async def polled(consumer: Consumer, seconds: float) -> tuple[list[bytes], list[PartitionDamagedError]]:
+    """Poll for a time: the values, sorted, and the errors."""
+    values: list[bytes] = []
+    errors: list[PartitionDamagedError] = []
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            values += [record.value for records in (await consumer.poll(20)).values() for record in records]
+        except PartitionDamagedError as error:
+            errors.append(error)
+    return sorted(values), errors
+
+
+@pytest.mark.parametrize("how", ["before", "after", "assigned", "member", "goes on"])
+async def test_the_others_are_read_and_it_goes_on_when_it_is_mended(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis, how: str
+) -> None:
+    """Whenever it was damaged, however it is read: told with the next step, not at each poll; later read to the end."""
+    await create(aio_args, COUNT)
+    await produce(aio_args, range(3 * COUNT), count=COUNT)
+    if how == "goes on":
+        async with member(aio_args, "t") as first:
+            await read(first, 3 * COUNT)
+            await first.commit(dict.fromkeys(partitions(COUNT), 0))
+            await first.close(autocommit=False)
+    if how != "after":
+        damage(redis_client, namespace)
+    async with member(aio_args, "t") if how in {"member", "goes on"} else Consumer(**aio_args) as consumer:
+        if how == "assigned":
+            consumer.assign(partitions(COUNT))
+        elif how in {"before", "after"}:
+            consumer.subscribe(["t"])
+        if how == "after":
+            await consumer.seek_to_beginning()
+            damage(redis_client, namespace)
+        values, errors = await polled(consumer, 0.7)
+        assert values == [b"1", b"2", b"4", b"5", b"7", b"8"]
+        assert 1 <= len(errors) <= 2
+        with pytest.raises(PartitionDamagedError, match=STEP):
+            raise errors[0]
+        redis_client.hdel(key_of(namespace), "damaged")
+        assert sorted(record.value for record in await read(consumer, 3)) == [b"0", b"3", b"6"]
+
+
+async def test_paused_it_is_not_told(aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
+    """Who wants to read the others in peace pauses it."""
+    await create(aio_args, COUNT)
+    await produce(aio_args, range(COUNT), count=COUNT)
+    damage(redis_client, namespace)
+    async with Consumer("t", **aio_args) as consumer:
+        consumer.pause(TP)
+        values, errors = await polled(consumer, 0.3)
+        assert (values, errors) == ([b"1", b"2"], [])
+
+
+async def test_repaired_it_goes_on_without_its_records(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """Refused, with the next step; then the producer goes on behind all offsets, and readers know what they missed."""
+    await create(aio_args, COUNT)
+    await produce(aio_args, range(3 * COUNT), count=COUNT)
+    async with (
+        Producer(**aio_args) as producer,
+        Consumer("t", **aio_args, max_poll_records=1) as consumer,
+        Admin(**aio_args) as admin,
+    ):
+        consumer.pause(*partitions(COUNT) - {TP})
+        assert [record.offset for record in await read(consumer, 1)] == [0]
+        consumer.pause(TP)
+        consumer.resume(TP)  # what was fetched before is dropped
+        damage(redis_client, namespace)
+        with pytest.raises(PartitionDamagedError, match=STEP):
+            await producer.send_and_wait("t", b"refused", partition=0)
+        assert (await producer.send_and_wait("t", b"taken", partition=1)).offset == 3
+        assert list(await admin.check_topics()) == [TP]
+        assert await admin.repair_partitions([TP, TopicPartition("t", 1)]) == {TP: 3}
+        assert await admin.repair_partitions([TP]) == {}
+        assert await admin.check_topics() == {}
+        assert (await producer.send_and_wait("t", b"new", partition=0)).offset == 3
+        assert [(record.offset, record.value) for record in await read(consumer, 1)] == [(3, b"new")]
+        assert consumer.metrics().records_missed == 2
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await admin.repair_partitions([TopicPartition("u", 0)])
+    assert sorted(await stored_values(aio_args, "t")) == [b"1", b"2", b"4", b"5", b"7", b"8", b"new", b"taken"]
+
+
+async def test_a_damaged_topic_can_be_deleted(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """With its groups' readers none the worse: the next of that name is another log."""
+    await create(aio_args, COUNT)
+    damage(redis_client, namespace)
+    async with Admin(**aio_args) as admin:
+        await admin.delete_topics(["t"])
+        assert await admin.list_topics() == []
+    await produce(aio_args, range(4))
+    assert sorted(await stored_values(aio_args, "t")) == [b"0", b"1", b"2", b"3"]
+
+
+async def test_a_group_commits_what_it_reads_beside_it(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """The damaged partition's offset stays where it was."""
+    await create(aio_args, COUNT)
+    await produce(aio_args, range(3 * COUNT), count=COUNT)
+    damage(redis_client, namespace)
+    async with member(aio_args, "t") as consumer:
+        values, errors = await polled(consumer, 0.4)
+        assert len(values) == 6
+        assert errors
+        await consumer.commit()
+    async with Admin(**aio_args) as admin:
+        stored = await admin.list_group_offsets(GROUP)
+        assert {tp: each.offset for tp, each in stored.items()} == dict(
+            zip(sorted(partitions(3)), (0, 3, 3), strict=True)
+        )

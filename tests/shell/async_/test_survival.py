@@ -1,0 +1,258 @@
+"""Everybody survives and says so: readers, members of a group, administrators; one line of log, and health in words.
+
+Faults that last are struck one after the other at clients that are polled meanwhile. What producers do is in
+`tests/system`, under load; what stands there of consumers is not said again here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from streamlayer.aio import Admin, Consumer, Producer
+from streamlayer.embedded import Server
+from tests import servers
+from tests.beside import aio_beside
+from tests.shell.async_.members import Told, create, member, partitions, produce
+from tests.shell.async_.reading import stored_values
+from tests.shell.conftest import REAL, Pair
+from tests.shell.survivors import FAULTS, Place, busy, kill_connections, refused
+from tests.system.proxy import Proxy
+from tests.waiting import aio_wait_until
+
+COUNT = 12
+"""Partitions: a fault strikes all of them in one round."""
+RECOVERED_S = 2.5
+POLL_S = 2.0
+
+
+@pytest.fixture
+def place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A server of its own, with a proxy before it."""
+    kind = getattr(request, "param", REAL[0])
+    with Server(binary=servers.binary(kind), port=0) as server, Proxy(server.url) as proxy:
+        found = Place(server, proxy)
+        yield found
+        found.client.close()
+
+
+class Survivors:
+    """A reader, a member of a group, an administrator."""
+
+    def __init__(self, place: Place) -> None:
+        self.told = Told()
+        self.reader = Consumer("t", url=place.url)
+        self.member = member({"url": place.url}, "t", heartbeat_interval_ms=200, listener=self.told)
+        self.admin = Admin(url=place.url)
+        self.seen: dict[Consumer, set[bytes]] = {self.reader: set(), self.member: set()}
+
+    async def poll(self) -> None:
+        """Poll both a little: it raises nothing and takes little longer than asked for."""
+        for consumer, values in self.seen.items():
+            began = time.monotonic()
+            for records in (await consumer.poll(20)).values():
+                values |= {record.value for record in records}
+            assert time.monotonic() - began < POLL_S
+
+    async def until(self, met: Callable[[], object], what: str) -> None:
+        """Poll both until something is the case."""
+
+        async def polled() -> object:
+            await self.poll()
+            return met()
+
+        await aio_wait_until(polled, what)
+
+    async def read(self, values: range) -> None:
+        """Poll until both have these."""
+        wanted = {b"%d" % i for i in values}
+        await self.until(lambda: all(wanted <= seen for seen in self.seen.values()), f"both read {values}")
+
+    def healthy(self) -> bool:
+        """Whether both say that they are well."""
+        return all(consumer.health().ok and consumer.health().state == "ok" for consumer in self.seen)
+
+    def in_trouble(self, words: str) -> bool:
+        """Whether both say that they try again, and why."""
+        found = [consumer.health() for consumer in self.seen]
+        return all(not each.ok and each.state == "retrying" and re.search(words, each.reason) for each in found)
+
+    async def close(self) -> None:
+        """All three."""
+        await self.reader.close()
+        await self.member.close()
+        await self.admin.close()
+
+
+async def settled(place: Place) -> Survivors:
+    """Them, when all runs."""
+    await create({"url": place.server.url}, COUNT)
+    await produce({"url": place.server.url}, range(COUNT), count=COUNT)
+    them = Survivors(place)
+    await them.admin.list_topics()
+    await them.read(range(COUNT))
+    await them.until(lambda: them.healthy() and them.member.assignment() == partitions(COUNT), "all is well")
+    return them
+
+
+def counted(caplog: pytest.LogCaptureFixture, level: int, words: str) -> int:
+    """How many lines of a level hold these words."""
+    return sum(record.levelno == level and words in record.getMessage() for record in caplog.records)
+
+
+PAIRS = [(fault, REAL[turn % len(REAL)]) for turn, fault in enumerate(FAULTS)]
+
+
+@pytest.mark.parametrize(("fault", "place"), PAIRS, indirect=["place"])
+async def test_a_fault_that_lasts(fault: str, place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """Nobody is told but by health and one line of log, with the reason; admin calls wait for the end.
+
+    Soon after the end all goes on, with the same member and its partitions.
+    """
+    them = await settled(place)
+    caplog.set_level(logging.INFO, "streamlayer")
+    caplog.clear()
+    with FAULTS[fault](place) as words:
+        await them.until(lambda: them.in_trouble(words), f"both say {words!r}")
+        asked = aio_beside(lambda: them.admin.create_topics(["u"]))
+        for _ in range(2):
+            await them.poll()
+        assert not asked.done()
+    ended = time.monotonic()
+    await asked.result()
+    await produce({"url": place.server.url}, range(COUNT, 2 * COUNT), count=COUNT)
+    await them.read(range(COUNT, 2 * COUNT))
+    await them.until(them.healthy, "both are well again")
+    took = time.monotonic() - ended
+    await them.member.commit()
+    assert them.told.words == [("assigned", COUNT)]
+    readers = counted(caplog, logging.WARNING, "reading is in trouble")
+    members = counted(caplog, logging.WARNING, "heartbeat is in trouble")
+    assert 1 <= readers == counted(caplog, logging.INFO, "reading goes on") <= 2
+    assert members == counted(caplog, logging.INFO, "heartbeats go on") <= 1
+    assert readers + members >= 2  # a member may meet it with a heartbeat, or with a fetch, before it is over
+    assert counted(caplog, logging.WARNING, "") <= 4, caplog.text
+    assert counted(caplog, logging.ERROR, "") == 0
+    assert took < RECOVERED_S
+    await them.close()
+
+
+@pytest.mark.parametrize("place", REAL[-1:], indirect=True)
+async def test_killed_connections(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """CLIENT KILL of all, subscriptions too, three times: all is well again at once, and heard again."""
+    them = await settled(place)
+    for turn in (1, 2, 3):
+        assert kill_connections(place) >= 6  # one to ask and one to hear each, the heartbeats', the administrator's
+        values = range(turn * COUNT, (turn + 1) * COUNT)
+        began = time.monotonic()
+        await produce({"url": place.server.url}, values, count=COUNT)
+        await them.read(values)
+        await them.until(them.healthy, "both are well again")
+        assert time.monotonic() - began < RECOVERED_S
+        assert await them.admin.list_topics() == ["t"]
+        await them.until(lambda: place.client.pubsub_numsub("sl:t:{t:0}:wake")[0][1] == 2, "both hear again")
+    await them.member.commit()
+    assert them.told.words == [("assigned", COUNT)]
+    assert counted(caplog, logging.WARNING, "") == counted(caplog, logging.WARNING, "is in trouble and goes on") <= 9
+    await them.close()
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_forgotten_scripts(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """SCRIPT FLUSH before each step of members and administrators: nothing is to be seen of it."""
+    them = await settled(place)
+    for turn in range(1, 6):
+        place.client.script_flush()
+        await them.admin.create_topics([f"u{turn}"])
+        values = range(turn * COUNT, (turn + 1) * COUNT)
+        await produce({"url": place.server.url}, values, count=COUNT)
+        place.client.script_flush()
+        await them.read(values)
+        place.client.script_flush()
+        await them.member.commit()
+    assert counted(caplog, logging.WARNING, "") == 0
+    await them.close()
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+async def test_a_server_that_ends_idle_connections(place: Place, caplog: pytest.LogCaptureFixture) -> None:
+    """`timeout`: what is sent next goes over a new connection. Without idempotence it would be unknown else."""
+    async with (
+        Producer(
+            url=place.server.url, client_id="idle", enable_idempotence=False, delivery_timeout_ms=5000
+        ) as producer,
+        Admin(url=place.server.url, client_id="idle") as admin,
+    ):
+        await producer.send_and_wait("t", b"1", partition=0)
+        place.client.config_set("timeout", "1")
+        await aio_wait_until(lambda: not idle_ones(place), "the server ends them")
+        await producer.send_and_wait("t", b"2", partition=0)
+        assert await admin.list_topics() == ["t"]
+    assert counted(caplog, logging.WARNING, "") == 0
+    assert await stored_values({"url": place.server.url}, "t") == [b"1", b"2"]
+
+
+def idle_ones(place: Place) -> list[str]:
+    """Connections that the test's clients have."""
+    return [each["id"] for each in place.client.client_list() if each["name"] == "idle"]
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_who_asks_waits_for_the_server(place: Place) -> None:
+    """Seeking, committing, asking for ends: done when the server is back, without an error."""
+    them = await settled(place)
+    with refused(place):
+        asked = [
+            aio_beside(them.reader.seek_to_end),
+            aio_beside(them.member.commit),
+            aio_beside(them.admin.describe_topics),
+        ]
+        clients = [each._client for each in (them.reader, them.member, them.admin)]
+        await aio_wait_until(lambda: not any(client.connected for client in clients), "all have met it")
+        assert not any(each.done() for each in asked)
+    for each in asked:
+        await each.result()
+    await them.close()
+
+
+async def test_a_former_primary_that_says_nothing_is_given_up(pair: Pair) -> None:
+    """MASTERDOWN to questions that any replica would answer: who asks is led to the new primary."""
+    with Proxy(pair.url) as front:
+        async with Producer(url=front.url) as producer, Admin(url=front.url) as admin:
+            await producer.send_and_wait("t", b"1")
+            assert await admin.list_topics() == ["t"]
+            pair.promote()
+            front.point_at(pair.replica.url)
+            pair.client.config_set("replica-serve-stale-data", "no")
+            pair.client.replicaof("127.0.0.1", 1)
+            began = time.monotonic()
+            assert await admin.list_topics() == ["t"]
+            assert time.monotonic() - began < RECOVERED_S
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+async def test_a_busy_server_is_not_taken_for_a_weaker_one(place: Place) -> None:
+    """A producer with min_durability that connects while a script runs waits: what was not answered says nothing."""
+    async with Producer(url=place.url, min_durability="second") as producer:
+        await producer.send_and_wait("t", b"1", partition=0)
+        with busy(place):
+            place.proxy.kill_all()
+            future = await producer.send("t", b"2", partition=0)
+            await aio_wait_until(lambda: "busy" in producer.health().reason, "it has met it")
+        assert (await producer.send_and_wait("t", b"3", partition=0)).offset == 2
+        assert future.done()
+    assert await stored_values({"url": place.server.url}, "t") == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_waiting_for_an_assignment_outlives_a_connection(place: Place) -> None:
+    """Each connection is cut as soon as the member has joined: it takes its partitions up all the same."""
+    await create({"url": place.server.url}, COUNT)
+    async with member({"url": place.url}, "t") as joining:
+        place.proxy.drop_replies(3, match=b"sl:topics")
+        assert await joining.wait_for_assignment(timeout_ms=10_000) == partitions(COUNT)
+        assert place.proxy.counts["dropped"] == 3
