@@ -41,8 +41,8 @@ def doctor(
 ) -> None:
     """Look whether a server is fit to hold logs, and whether they are well; say what to do.
 
-    It looks at the version, eviction, durability, replicas, memory, latency, connections, rights, topics and groups,
-    and writes nothing: what somebody left half done is told, and stays so.
+    It looks at the version, eviction, durability, replicas, memory, latency, connections, rights, retention, topics
+    and groups, and writes nothing: what somebody left half done is told, and stays so.
 
     Exit status 1 if there is a problem, 2 if the server cannot be reached.
     """
