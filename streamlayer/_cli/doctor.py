@@ -84,9 +84,9 @@ def _look(where: Session) -> Facts:
     namespace = namespace_of(where.namespace, parse_url(url))
     broken: list[Broken] = []
     with (
-        _connected(url) as server,
         closing(Client(url, None, namespace, None, allow_eviction=True)) as client,
         closing(Admin(url=url, namespace=namespace, allow_eviction=True)) as admin,
+        _connected(url) as server,
     ):
         info = _asked(server, "INFO", "everything")
         topics, half_done = _topics(client, admin, broken)
