@@ -307,6 +307,8 @@ def _unwrapped(error: Exception) -> Exception:
 
 def _place_of(call: Call[Any]) -> tuple[str, int | None]:
     """What a call is about, read from its first key: a topic and a partition, or in words what else there is."""
+    if not call.keys[0]:
+        return "the server", None
     before, brace, rest = call.keys[0].partition("{")
     name = rest.partition("}")[0]
     if before.endswith(":g:"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Annotated, Any
 
 import redis
@@ -15,11 +15,16 @@ from redis.retry import Retry
 from streamlayer import Admin, GroupDescription, StreamlayerError, TopicDescription
 from streamlayer._cli import output
 from streamlayer._cli.options import NamespaceOption, Session, UrlOption, examples, session
-from streamlayer._core.diagnosis import Facts, Finding, diagnose, worst
+from streamlayer._core.calls import read_registry
+from streamlayer._core.diagnosis import Broken, Facts, Finding, diagnose, worst
 from streamlayer._core.durability import QUESTIONS, durability_of, settings_in
+from streamlayer._core.entries import READY, read_entry
+from streamlayer._core.group_calls import group_exists, list_groups
+from streamlayer._core.keys import group_keys
 from streamlayer._core.rights import PROBES, SINCE_7_2
 from streamlayer._core.server import parse_info
 from streamlayer._core.settings import DEFAULT_URL, namespace_of, parse_url
+from streamlayer._sync.client import Client
 
 EXAMPLES = examples("streamlayer doctor", "streamlayer doctor --strict --json")
 PINGS = 50
@@ -37,7 +42,7 @@ def doctor(
     """Look whether a server is fit to hold logs, and whether they are well; say what to do.
 
     It looks at the version, eviction, durability, replicas, memory, latency, connections, rights, topics and groups,
-    and writes nothing; but a topic that somebody left half done is finished, as by any use.
+    and writes nothing: what somebody left half done is told, and stays so.
 
     Exit status 1 if there is a problem, 2 if the server cannot be reached.
     """
@@ -65,7 +70,9 @@ def _print(findings: list[Finding]) -> None:
 def _connected(url: str) -> Generator[redis.Redis]:
     try:
         with redis.Redis.from_url(parse_url(url).url, protocol=2, retry=Retry(NoBackoff(), 0)) as client:  # pyright: ignore[reportUnknownMemberType]
-            client.ping()  # pyright: ignore[reportUnknownMemberType]
+            answer = _asked(client, "PING")
+            if str(answer).startswith("BUSY"):
+                raise redis.ConnectionError(answer)
             yield client
     except (redis.ConnectionError, redis.TimeoutError) as error:
         output.console(stderr=True).print(f"error: no connection to the server: {error}", markup=False)
@@ -74,28 +81,66 @@ def _connected(url: str) -> Generator[redis.Redis]:
 
 def _look(where: Session) -> Facts:
     url = where.url or DEFAULT_URL
-    with _connected(url) as client:
-        info = _asked(client, "INFO", "everything")
-        settings = settings_in(_asked(client, "CONFIG", "GET", "lazyfree-lazy-expire"))
-        durability = durability_of([_asked(client, *question) for question in QUESTIONS])
-        latency_ms = [_ping_ms(client) for _ in range(PINGS)]
-        missing = _missing(client, namespace_of(where.namespace, parse_url(url)))
+    namespace = namespace_of(where.namespace, parse_url(url))
+    broken: list[Broken] = []
+    with (
+        _connected(url) as server,
+        closing(Client(url, None, namespace, None, allow_eviction=True)) as client,
+        closing(Admin(url=url, namespace=namespace, allow_eviction=True)) as admin,
+    ):
+        info = _asked(server, "INFO", "everything")
+        topics, half_done = _topics(client, admin, broken)
+        return Facts(
+            info=parse_info(info.decode()) if isinstance(info, bytes) else {},
+            settings=settings_in(_asked(server, "CONFIG", "GET", "lazyfree-lazy-expire")),
+            durability=durability_of([_asked(server, *question) for question in QUESTIONS]),
+            latency_ms=[_ping_ms(server) for _ in range(PINGS)],
+            missing=_missing(server, namespace),
+            topics=topics,
+            half_done=half_done,
+            groups=_groups(client, admin, broken),
+            broken=broken,
+        )
+
+
+def _topics(client: Client, admin: Admin, broken: list[Broken]) -> tuple[list[TopicDescription], dict[str, str]]:
+    """All topics, and the states of those that are half done: to describe these would finish them."""
     topics: list[TopicDescription] = []
-    broken: list[tuple[str, str, StreamlayerError]] = []
-    groups: list[GroupDescription] = []
-    with Admin(url=where.url, namespace=where.namespace, allow_eviction=True) as admin:
-        for name in admin.list_topics():
-            try:
+    half_done: dict[str, str] = {}
+    try:
+        entries = client.call(read_registry(client.namespace))
+    except StreamlayerError as error:
+        broken.append(("topic", "", error))
+        return topics, half_done
+    for name, stored in sorted(entries.items()):
+        if name.startswith(":"):
+            continue
+        try:
+            entry = read_entry(stored, name)
+            if entry.state == READY:
                 topics += admin.describe_topics([name]).values()
-            except StreamlayerError as error:
-                broken.append(("topic", name, error))
-        for name in admin.list_groups():
-            try:
-                groups += admin.describe_groups([name]).values()
-            except StreamlayerError as error:
-                broken.append(("group", name, error))
-    fields = parse_info(info.decode()) if isinstance(info, bytes) else {}
-    return Facts(fields, settings, durability, latency_ms, missing, topics, broken, groups)
+            else:
+                half_done[name] = entry.state
+        except StreamlayerError as error:
+            broken.append(("topic", name, error))
+    return topics, half_done
+
+
+def _groups(client: Client, admin: Admin, broken: list[Broken]) -> list[GroupDescription]:
+    """All groups. ``Admin.list_groups`` would take those that have ended from the list."""
+    groups: list[GroupDescription] = []
+    try:
+        listed = client.call(list_groups(client.namespace))
+    except StreamlayerError as error:
+        broken.append(("group", "", error))
+        return groups
+    for group_id in listed:
+        try:
+            if client.call(group_exists(group_keys(client.namespace, group_id))):
+                groups += admin.describe_groups([group_id]).values()
+        except StreamlayerError as error:
+            broken.append(("group", group_id, error))
+    return groups
 
 
 def _asked(client: redis.Redis, *command: str) -> Any:
@@ -113,7 +158,7 @@ def _asked(client: redis.Redis, *command: str) -> Any:
 
 def _ping_ms(client: redis.Redis) -> float:
     began = time.perf_counter()
-    client.ping()  # pyright: ignore[reportUnknownMemberType]
+    _asked(client, "PING")
     return (time.perf_counter() - began) * 1000
 
 

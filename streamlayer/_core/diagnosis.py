@@ -5,18 +5,21 @@ Everything is computed from what was asked before (`Facts`); what a server would
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Literal, NamedTuple
 
-from streamlayer._core.durability import online_replicas
+from streamlayer._core.durability import mended_by, online_replicas
+from streamlayer._core.entries import DELETING, USABLE
 from streamlayer._core.rights import COMMANDS, OPTIONAL
 from streamlayer._core.server import check_server
-from streamlayer._types import Durability, GroupDescription, TopicDescription
-from streamlayer.errors import ConfigurationError, StreamlayerError, UnsupportedVersionError
+from streamlayer._types import Durability, GroupDescription, TopicDescription, TopicPartition
+from streamlayer.errors import StreamlayerError, UnsupportedVersionError
 
 Verdict = Literal["ok", "warning", "problem"]
+Broken = tuple[str, str, StreamlayerError]
+"""``topic`` or ``group``; its name, or empty if not even the names can be read; and why."""
 NEARLY_FULL = 0.9
 SLOW_MS, VERY_SLOW_MS = 5.0, 100.0
 MANY_CLIENTS = 0.9
@@ -45,7 +48,8 @@ class Facts:
     :ivar settings: of ``CONFIG GET``; empty if that is not allowed.
     :ivar latency_ms: how long some calls took, one by one.
     :ivar missing: rights that the user lacks; ``None`` if nobody may say.
-    :ivar broken: ``topic`` or ``group``, its name, and why it cannot be described.
+    :ivar half_done: topics of which somebody began a change that is not finished, and their state.
+    :ivar broken: what cannot be described.
     """
 
     info: dict[str, str]
@@ -54,7 +58,8 @@ class Facts:
     latency_ms: list[float]
     missing: list[str] | None
     topics: list[TopicDescription]
-    broken: list[tuple[str, str, StreamlayerError]]
+    half_done: dict[str, str]
+    broken: list[Broken]
     groups: list[GroupDescription]
 
 
@@ -62,7 +67,7 @@ def diagnose(facts: Facts) -> list[Finding]:
     """All findings, in the order in which one would look."""
     findings = [_version(facts), _eviction(facts), _durability(facts), _replicas(facts), _memory(facts)]
     findings += [_latency(facts), _clients(facts), _rights(facts), _loss(facts)]
-    findings += [*_expiry(facts), *_topics(facts), *_groups(facts)]
+    findings += [*_expiry(facts), *_retention(facts), *_topics(facts), *_groups(facts)]
     return findings
 
 
@@ -89,15 +94,13 @@ def _eviction(facts: Facts) -> Finding:
     if not facts.info:
         return _unread("eviction", "info")
     policy = facts.info.get("maxmemory_policy", "noeviction")
-    try:
-        check_server(facts.info, allow_eviction=False)
-    except ConfigurationError as error:
-        return Finding("eviction", "problem", f"maxmemory-policy is {policy}", str(error))
-    except UnsupportedVersionError:
-        pass  # told already
+    advice = "CONFIG SET maxmemory-policy noeviction (and the same in the server's configuration)"
+    if policy != "noeviction" and facts.info.get("maxmemory", "0") != "0":
+        words = f"maxmemory-policy is {policy}: records are deleted silently when memory is full"
+        return Finding("eviction", "problem", words, advice)
     if policy != "noeviction":
         words = f"maxmemory-policy is {policy}, without effect while there is no maxmemory"
-        return Finding("eviction", "warning", words, "CONFIG SET maxmemory-policy noeviction")
+        return Finding("eviction", "warning", words, advice)
     return Finding("eviction", "ok", "noeviction: nothing is thrown away silently")
 
 
@@ -111,14 +114,19 @@ _MEANS = {
 
 
 def _durability(facts: Facts) -> Finding:
+    if not facts.info:
+        return _unread("durability", "info")
     found = facts.durability
     words = f"{found.level}: {_MEANS[found.level]}"
     if found.reasons:
         words += f" ({'; '.join(found.reasons)})"
+    if facts.info.get("aof_enabled") == "1" and facts.info.get("aof_last_bgrewrite_status", "ok") != "ok":
+        words += "; the append-only file could not be rewritten and grows"
+        return Finding("durability", "problem", words, "See the server's log, its disk, and vm.overcommit_memory")
     if found.level in {"second", "disk"}:
         return Finding("durability", "ok", words)
-    advice = "CONFIG SET appendonly yes, and the same in the server's configuration"
-    return Finding("durability", "problem" if found.level == "memory" else "warning", words, advice)
+    verdict: Verdict = "problem" if found.level == "memory" else "warning"
+    return Finding("durability", verdict, words, mended_by(found, "second"))
 
 
 def _replicas(facts: Facts) -> Finding:
@@ -174,11 +182,22 @@ def _mib(count: int) -> str:
 def _latency(facts: Facts) -> Finding:
     usual, longest = median(facts.latency_ms), max(facts.latency_ms)
     words = f"a call takes {usual:.2f} ms, the longest of {len(facts.latency_ms)} took {longest:.2f} ms"
+    scripts_ms = _percentiles_ms(facts.info.get("latency_percentiles_usec_evalsha", ""))
+    if scripts_ms:
+        words += f"; scripts hold the server for {scripts_ms[0]:.2f} ms, one of a thousand for {scripts_ms[-1]:.2f} ms"
+        longest = max(longest, scripts_ms[-1])
     if usual > VERY_SLOW_MS:
         return Finding("latency", "problem", words, "The server is far away, or busy: see SLOWLOG GET")
     if usual > SLOW_MS or longest > VERY_SLOW_MS:
         return Finding("latency", "warning", words, "See SLOWLOG GET and LATENCY LATEST")
     return Finding("latency", "ok", words)
+
+
+def _percentiles_ms(text: str) -> list[float]:
+    """Of ``INFO latencystats``: p50, p99 and p99.9, unless the server is configured to tell others."""
+    if not text.startswith("p50=") or ",p99.9=" not in text:
+        return []
+    return [float(part.partition("=")[2]) / 1000 for part in text.split(",")]
 
 
 def _clients(facts: Facts) -> Finding:
@@ -219,28 +238,53 @@ def _expiry(facts: Facts) -> Iterator[Finding]:
         yield Finding("expiry", "warning", words, "CONFIG SET lazyfree-lazy-expire yes")
 
 
+def _retention(facts: Facts) -> Iterator[Finding]:
+    """Whether the topics may keep more than there is room for: then appends are refused one day."""
+    room = int(facts.info.get("maxmemory", 0)) or int(facts.info.get("total_system_memory", 0))
+    kept = [(topic.name, topic.config.retention_bytes, len(topic.partitions)) for topic in facts.topics]
+    endless = sorted(name for name, most, _ in kept if most < 0)
+    total = sum(most * count for _, most, count in kept if most > 0)
+    words = [f"topics may keep {_mib(total)}"] if total > room else []
+    words += [f"nothing limits the size of {', '.join(endless)}"] if endless else []
+    if room and words:
+        advice = "Unless they stay small: streamlayer topics alter … --config retention.bytes=…"
+        yield Finding("retention", "warning", f"{'; '.join(words)}; there is room for {_mib(room)}", advice)
+
+
 def _topics(facts: Facts) -> Iterator[Finding]:
-    for kind, name, error in facts.broken:
-        yield Finding(kind, "problem", f"{name}: {type(error).__name__}", str(error))
+    for name, state in sorted(facts.half_done.items()):
+        words = f"{name}: {state}, and not finished" + ("" if state in USABLE else "; nobody can use it")
+        verb = "delete" if state == DELETING else "describe"
+        yield Finding("topic", "warning", words, f"Unless somebody is at it: streamlayer topics {verb} {name}")
     flushed = sorted(topic.name for topic in facts.topics if topic.config.flush != "server")
     if flushed and facts.info and facts.info.get("aof_enabled") != "1":
         words = f"appendonly is no, and the flush of {', '.join(flushed)} cannot be given: acks=all fails there"
         yield Finding("topic", "problem", words, "CONFIG SET appendonly yes")
-    if not any(kind == "topic" for kind, _, _ in facts.broken):
-        yield Finding("topics", "ok", f"{len(facts.topics)} can be read")
+    yield from _readable("topic", facts, len(facts.topics), "can be read")
 
 
 def _groups(facts: Facts) -> Iterator[Finding]:
-    fine = 0
-    for group in facts.groups:
-        found = list(_group(group))
+    held = {
+        TopicPartition(topic.name, each.partition): each.log_end - each.log_start
+        for topic in facts.topics
+        for each in topic.partitions
+    }
+    unwell = [list(_group(group, held)) for group in facts.groups]
+    for found in unwell:
         yield from found
-        fine += not found
-    if fine or not facts.groups:
-        yield Finding("groups", "ok", f"{fine} of {len(facts.groups)} look well")
+    yield from _readable("group", facts, unwell.count([]), f"of {len(facts.groups)} look well")
 
 
-def _group(group: GroupDescription) -> Iterator[Finding]:
+def _readable(kind: str, facts: Facts, count: int, words: str) -> Iterator[Finding]:
+    broken = [(name, error) for where, name, error in facts.broken if where == kind]
+    for name, error in broken:
+        place = f"{name}: " if name else f"no {kind} can be read: "
+        yield Finding(kind, "problem", f"{place}{type(error).__name__}", str(error))
+    if count or not broken:
+        yield Finding(f"{kind}s", "ok", f"{count} {words}")
+
+
+def _group(group: GroupDescription, held: Mapping[TopicPartition, int]) -> Iterator[Finding]:
     place = f"streamlayer groups describe {group.group_id}"
     overdue = sum(member.overdue for member in group.members)
     if overdue:
@@ -250,6 +294,11 @@ def _group(group: GroupDescription) -> Iterator[Finding]:
     if group.state == "Empty" and lag:
         words = f"{group.group_id}: nobody reads, and {_count(lag, 'record')} wait"
         yield Finding("group", "warning", words, f"Start its consumers, or: streamlayer groups delete {group.group_id}")
+
+    missed = sum(max(0, behind - held.get(tp, behind)) for tp, behind in group.lag.items())
+    if missed:
+        words = f"{group.group_id}: {_count(missed, 'record')} went before they were read, by retention or deletion"
+        yield Finding("group", "warning", words, f"More consumers, or a longer retention; {place}")
 
 
 def _count(number: int, noun: str) -> str:

@@ -21,12 +21,24 @@ QUESTIONS: Final[tuple[tuple[str, ...], ...]] = (
 )
 """The commands whose answers ``durability_of`` reads."""
 _BY_FSYNC: Final[dict[str, DurabilityLevel]] = {"always": "disk", "everysec": "second", "no": "os_cache"}
-_MENDED_BY: Final[dict[DurabilityLevel, str]] = {
+_GIVEN_BY: Final[dict[DurabilityLevel, str]] = {
+    "memory": "nothing",
     "snapshot": "CONFIG SET save '60 1000'",
     "os_cache": "CONFIG SET appendonly yes",
-    "second": "CONFIG SET appendonly yes, CONFIG SET appendfsync everysec",
-    "disk": "CONFIG SET appendonly yes, CONFIG SET appendfsync always",
+    "second": "CONFIG SET appendonly yes appendfsync everysec no-appendfsync-on-rewrite no",
+    "disk": "CONFIG SET appendonly yes appendfsync always no-appendfsync-on-rewrite no",
 }
+_NO_INFO: Final = "its state cannot be read: the right `info` is missing"
+_NO_CONFIG: Final = "its settings cannot be read: the right `config|get` is missing"
+_WRITE_FAILED: Final = "the last write to the append-only file failed"
+_BEING_MADE: Final = "the append-only file is still being made: until that is done, a crash may take everything"
+_MENDED_BY: Final = {
+    _NO_INFO: "give the user +info",
+    _NO_CONFIG: "give the user +config|get",
+    _WRITE_FAILED: "see the server's log, and its disk",
+    _BEING_MADE: "wait until INFO says aof_rewrite_in_progress:0",
+}
+"""What helps where no setting does."""
 
 
 def durability_of(answers: Sequence[Any]) -> Durability:
@@ -40,7 +52,7 @@ def durability_of(answers: Sequence[Any]) -> Durability:
     settings = settings_in(answers[2])
     level, reasons = _level(persistence, settings)
     if not settings:
-        reasons = (*reasons, "its settings cannot be read: the right `config|get` is missing")
+        reasons = (*reasons, _NO_CONFIG)
     return Durability(level, online_replicas(replication), _count(settings.get("min-replicas-to-write")), reasons)
 
 
@@ -63,11 +75,11 @@ def online_replicas(replication: Mapping[str, str]) -> int:
 
 def _level(persistence: Mapping[str, str], settings: Mapping[str, str]) -> tuple[DurabilityLevel, tuple[str, ...]]:
     if not persistence:
-        return "memory", ("its state cannot be read: the right `info` is missing",)
+        return "memory", (_NO_INFO,)
     if persistence.get("aof_enabled") == "1":
         return _level_of_file(persistence, settings)
     if not settings.get("save"):
-        return "memory", ("appendonly is no, and no snapshots are taken",)
+        return "memory", ("appendonly is no, and no snapshots are taken" if settings else "appendonly is no",)
     if persistence.get("rdb_last_bgsave_status", "ok") != "ok":
         return "memory", ("appendonly is no, and the last snapshot failed",)
     return "snapshot", ("appendonly is no: what came after the last snapshot is lost",)
@@ -77,7 +89,12 @@ def _level_of_file(
     persistence: Mapping[str, str], settings: Mapping[str, str]
 ) -> tuple[DurabilityLevel, tuple[str, ...]]:
     if persistence.get("aof_last_write_status", "ok") != "ok":
-        return "memory", ("the last write to the append-only file failed: see the server's log, and its disk",)
+        return "memory", (_WRITE_FAILED,)
+    if persistence.get("aof_base_size") == "0" and "1" in {
+        persistence.get("aof_rewrite_in_progress"),
+        persistence.get("aof_rewrite_scheduled"),
+    }:
+        return "memory", (_BEING_MADE,)
     fsync = settings.get("appendfsync", "no")
     level = _BY_FSYNC.get(fsync, "os_cache")
     reasons = () if level == "disk" or not settings else (f"appendfsync is {fsync}",)
@@ -89,6 +106,14 @@ def _level_of_file(
     return level, reasons
 
 
+def mended_by(found: Durability, wanted: DurabilityLevel) -> str:
+    """What to do so that a server gives this level: commands, and what no command does."""
+    steps = [_MENDED_BY[reason] for reason in found.reasons if reason in _MENDED_BY]
+    if len(steps) < len(found.reasons) or not steps:
+        steps.append(f"{_GIVEN_BY[wanted]} (and the same in the server's configuration)")
+    return "; ".join(steps)
+
+
 def check_durability(found: Durability, wanted: DurabilityLevel, place: str) -> None:
     """Refuse a server that gives less than is wanted.
 
@@ -97,6 +122,6 @@ def check_durability(found: Durability, wanted: DurabilityLevel, place: str) -> 
     if LEVELS.index(found.level) < LEVELS.index(wanted):
         msg = (
             f"{place} gives min_durability={found.level!r}, and {wanted!r} is asked for: {'; '.join(found.reasons)}. "
-            f"What would: {_MENDED_BY[wanted]} (and the same in the server's configuration)"
+            f"What would: {mended_by(found, wanted)}"
         )
         raise InsufficientDurabilityError(msg)

@@ -7,6 +7,7 @@ so it did not do it. What has an unknown result never reaches this file: a lost 
 from __future__ import annotations
 
 from streamlayer import errors
+from streamlayer._core.rights import denied_commands
 from streamlayer.errors import StreamlayerError
 
 
@@ -31,12 +32,12 @@ _SERVER_WORDS: dict[str, tuple[type[StreamlayerError], str]] = {
     "NOREPLICAS": (errors.NotEnoughReplicasError, "the server has fewer replicas than it wants and refuses writes"),
     "MISCONF": (errors.ServerReadOnlyError, "the server cannot write to its disk and refuses writes"),
     "READONLY": (errors.ServerReadOnlyError, "this server is a replica and takes no writes"),
+    "UNBLOCKED": (errors.ServerReadOnlyError, "this server became a replica while something was waited for"),
     "LOADING": (errors.ServerUnavailableError, "the server is still loading its data"),
     "MASTERDOWN": (errors.ServerUnavailableError, "this replica has lost its primary"),
     "BUSY": (errors.ServerUnavailableError, "a script of somebody's keeps the server busy"),
     "TRYAGAIN": (errors.ServerUnavailableError, "the keys are being moved to another node"),
     "CLUSTERDOWN": (errors.ServerUnavailableError, "the cluster is down"),
-    "NOPERM": (errors.AuthorizationError, "the server's ACL does not allow it"),
     "NOAUTH": (
         errors.AuthenticationFailedError,
         "the server wants a password: put it in the url, redis://user:password@host",
@@ -170,6 +171,10 @@ def numbers_in(detail: str) -> list[int]:
     return [int(part) for part in detail.split() if part.removeprefix("-").isdecimal()]
 
 
+_DENIED = ("NOPERM ", "ACL failure in script", "The user executing the script can't")
+"""What servers say of a right that is missing; in a script Redis from 7.2 on, and Valkey, the second; 7.0 the third."""
+
+
 _SCRIPT_FAILED = ("user_script", "Error running script")
 """In the text of an error that no script meant: what is stored is not what it wrote."""
 
@@ -218,19 +223,26 @@ def error_from_reply(
         return error_of(word, detail, place)
     if word == "WRONGTYPE":
         return error_of("FOREIGN", key, place)
+    if any(words in text for words in _DENIED):
+        commands = " or ".join(f"+{command}" for command in denied_commands(text))
+        advice = f"; give the user {commands}" if commands else ""
+        return errors.AuthorizationError(
+            f"{place}: the server's ACL does not allow it{advice} (the server said: {text})"
+        )
     if "max number of clients" in text:
         return errors.ServerUnavailableError(f"{place}: the server has no connection left (maxclients)")
     if "unknown command" in text.lower() and any(name in text.lower() for name in ("eval", "script")):
         return errors.ConfigurationError(
             "this server runs no Lua scripts. With fakeredis: pip install 'fakeredis[lua]'"
         )
+    if "cannot be used with replica instances" in text:  # WAIT and WAITAOF, instead of READONLY
+        kind, why = _SERVER_WORDS["READONLY"]
+        return kind(f"{place}: {why} (the server said: {text})")
     if "waitaof" in text.lower():
         return errors.ConfigurationError(
             "flush='primary' and flush='replicas' need Redis 7.2 or Valkey, with `appendonly yes` "
             f"(the server said: {text})"
         )
-    if "ACL failure in script" in text or "The user executing the script can't" in text:  # Valkey's words, Redis's
-        return errors.AuthorizationError(f"{place}: the server's ACL does not allow it (the server said: {text})")
     if word in _SERVER_WORDS or word.lstrip("-") in _SERVER_WORDS:
         kind, meaning = _SERVER_WORDS[word.lstrip("-")]
         return kind(f"{place}: {meaning} (the server said: {text})")

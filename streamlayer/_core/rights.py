@@ -8,7 +8,10 @@ https://redis.io/docs/latest/operate/oss_and_stack/management/security/acl/
 
 from __future__ import annotations
 
+import re
 from typing import Final
+
+from streamlayer._core import scripts
 
 PROBES: Final = {
     "append": "append K v",
@@ -79,3 +82,23 @@ def acl_rules(namespace: str, *, before_7_2: bool = False) -> list[str]:
     unknown = SINCE_7_2 if before_7_2 else frozenset[str]()
     commands = [command for command in (*COMMANDS, *OPTIONAL) if command not in unknown]
     return [f"~{namespace}:*", f"&{namespace}:*", *(f"+{command}" for command in commands)]
+
+
+_NAMED = re.compile(r"run the '([^']+)' command")
+_CAUGHT = re.compile(r"can't run this command .*\((\w+)\)$")
+_LINE = re.compile(r"can't run this command .*script: ([0-9a-f]{40}), on @user_script:(\d+)")
+_CALL = re.compile(r"redis\.call\('(\w+)'")
+
+
+def denied_commands(text: str) -> list[str]:
+    """Which commands an ACL denied, by a server's error text; more than one: one of them; empty: it was about a key.
+
+    Redis 7.0 does not say what a script wanted to run, but where: the script's line tells, or the script itself.
+    """
+    if named := _NAMED.search(text) or _CAUGHT.search(text):
+        return [named[1].lower()]
+    if line := _LINE.search(text):
+        for script in scripts.ALL:
+            if line[1] == script.flagged_sha:
+                return [name.lower() for name in _CALL.findall(script.flagged.split("\n")[int(line[2]) - 1])]
+    return []

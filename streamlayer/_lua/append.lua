@@ -34,7 +34,7 @@ local insync, flush = tonumber(m[25] or 1), tonumber(m[26] or 0)
 local entry = false
 if producer ~= '' then
   entry = redis.pcall('HGET', producers, producer)
-  if type(entry) == 'table' then return raised(entry, producers) end
+  if type(entry) == 'table' then return raised(entry, 'HGET', producers) end
   local verdict, detail, time = judge_sequence(entry, producer_epoch, sequence, count, crc)
   if verdict == 'duplicate' then
     redis.call('HSET', producers, producer, touch_producer(entry, now))
@@ -72,7 +72,7 @@ local old = aged(p, now)
 local fits = size <= SHORT_FRAME and p.tail_len + size <= TAIL_LIMIT
 local short = p.segment_at ~= 0 and fits and p.segment_bytes + size < limit and not old
 local tail_bytes = redis.pcall('STRLEN', tail)
-if type(tail_bytes) == 'table' then return raised(tail_bytes, tail) end
+if type(tail_bytes) == 'table' then return raised(tail_bytes, 'STRLEN', tail) end
 
 -- A segment past its time ends here; the client comes again, naming the keys of the next one.
 if overdue(p, now) then

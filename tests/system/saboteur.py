@@ -261,10 +261,10 @@ class World:
         """Have things happen between what a consumer asks and what it asks next, too."""
         execute = consumer._client.execute
 
-        def disturbed(batch: Sequence[Any]) -> list[Any]:
+        def disturbed(batch: Sequence[Any], limit_ms: float = 5000) -> list[Any]:
             if self.dice.random() < probability:
                 self.disturb()
-            return execute(batch)
+            return execute(batch, limit_ms)
 
         consumer._client.execute = disturbed  # type: ignore[method-assign]
         try:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import redis
 
-from streamlayer import Admin, Consumer, NewTopic, Producer
+from streamlayer import Admin, Consumer, NewTopic, Producer, TopicPartition
 from streamlayer._core.rights import acl_rules
 from streamlayer.embedded import Server
 from tests import servers
+from tests.old_server import OldServer
 from tests.system.test_cli import Cli
+from tests.waiting import sync_wait_until
 
 pytestmark = pytest.mark.system
 
@@ -91,6 +94,83 @@ def test_who_has_just_the_rights_that_are_needed(server: Server, client: redis.R
     findings = doctor(url, status=1)
     assert findings["rights"]["words"] == "missing: zscore"
     assert findings["rights"]["advice"].endswith("+zscore")
+
+
+def test_it_writes_nothing(server: Server, client: redis.Redis) -> None:
+    """What is half done is told and left as it is, and so is the list of groups; one bad entry hides no other."""
+    with Admin(url=server.url) as admin, Producer(url=server.url) as producer:
+        config = {"segment_bytes": 16_384, "retention_bytes": 16_384}
+        admin.create_topics([NewTopic("orders", 1, config=config), NewTopic("well", 1)])
+        with Consumer("orders", url=server.url, group_id="slow") as consumer:
+            consumer.wait_for_assignment(timeout_ms=5000)
+            consumer.commit({TopicPartition("orders", 0): 0})
+        for _ in range(20):
+            producer.send_and_wait("orders", bytes(4000))
+    entry = {"id": "0" * 32, "partitions": 2}
+    client.hset("sl:topics", "begun", json.dumps(entry | {"state": "creating"}))
+    client.hset("sl:topics", "ending", json.dumps(entry | {"state": "deleting"}))
+    client.zadd("sl:groups", {"ended": 1})
+    before = changes(client)
+    out, _ = Cli(server.url, "sl").run("doctor")
+    assert changes(client) == before
+    lines = [line.split(maxsplit=2)[1:] for line in out.splitlines() if line.startswith(("warning", "problem"))]
+    told = [words for subject, words in lines if subject in {"topic", "group"}]
+    assert told[:2] == [
+        "begun: creating, and not finished; nobody can use it", "ending: deleting, and not finished; nobody can use it",
+    ]  # fmt: skip
+    assert any("slow: " in words and "went before they were read" in words for words in told)
+    client.hset("sl:topics", "odd", "{")
+    findings = json.loads(Cli(server.url, "sl").run("doctor", "--json", status=1)[0])
+    assert [f["words"] for f in findings if f["verdict"] == "problem" and f["subject"] == "topic"] == [
+        "odd: UnsupportedVersionError"
+    ]
+    assert {"subject": "topics", "verdict": "ok", "words": "2 can be read", "advice": ""} in findings
+
+
+def changes(client: redis.Redis) -> int:
+    """How many writes the server has counted: no snapshot is ever taken here."""
+    info: Any = client.info("persistence")
+    return int(info["rdb_changes_since_last_save"])
+
+
+@pytest.mark.parametrize("right", ["ping", "script|load", "hgetall", "zrange"])
+def test_who_can_do_little_is_told_why(server: Server, client: redis.Redis, right: str) -> None:
+    """Even where nothing of the library works without that right: it is named, and the rest is looked at."""
+    rules = [rule for rule in acl_rules("sl", before_7_2=True) if rule != f"+{right}"]
+    client.execute_command("ACL", "SETUSER", "app", "on", ">secret", *rules, "+acl|whoami", "+acl|dryrun")
+    findings = doctor(server.url.replace("redis://", "redis://app:secret@"), status=1)
+    assert findings["rights"]["words"] == f"missing: {right}"
+    assert findings["eviction"]["verdict"] == "ok"
+
+
+def test_a_server_that_is_too_old() -> None:
+    """That is a finding; the others are there as well."""
+    with OldServer("redis_version:6.2.0\r\nmaxmemory_policy:allkeys-lru\r\nmaxmemory:1\r\n") as old:
+        findings = doctor(old.url, status=1)
+    assert findings["server"]["verdict"] == "problem"
+    assert "7.0" in findings["server"]["advice"]
+    assert findings["eviction"]["verdict"] == "problem"
+
+
+def test_a_server_that_a_script_keeps_busy(server: Server, client: redis.Redis) -> None:
+    """Status 2, with the server's own word, and no traceback."""
+    client.config_set("busy-reply-threshold", 50)
+    with redis.Redis.from_url(server.url) as other, ThreadPoolExecutor() as threads:
+        looping = threads.submit(lambda: other.eval("while true do end", 0))
+        sync_wait_until(lambda: busy(client), "the script runs")
+        out, err = Cli(server.url, "sl").run("doctor", status=2)
+        client.script_kill()
+        assert isinstance(looping.exception(timeout=10), redis.ResponseError)
+    assert out == ""
+    assert "BUSY" in err
+
+
+def busy(client: redis.Redis) -> bool:
+    """Whether the server refuses to answer."""
+    try:
+        return not client.ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
 
 
 def test_nobody_there() -> None:

@@ -63,7 +63,7 @@ from streamlayer import Admin
 url, total, left = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 with Admin(url=url) as admin:
     execute = admin._client.execute
-    def one_by_one(batch):
+    def one_by_one(batch, limit_ms=5000):
         global left
         outcomes = []
         for call in batch:

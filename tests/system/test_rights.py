@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -115,12 +116,13 @@ def test_with_just_these_rights_all_works(server: Server, client: redis.Redis) -
 
 @pytest.mark.parametrize("command", sorted({*COMMANDS} - {*WAKING, *RARE}))
 def test_each_right_is_needed(server: Server, client: redis.Redis, command: str) -> None:
-    """Without it something fails, at once, with an error that says so."""
+    """Without it something fails, at once, with an error that names it."""
     url = user(server, client, *rules(client), f"-{command}")
     began = time.monotonic()
     with pytest.raises(StreamlayerError) as caught:
         everything(url)
     assert isinstance(caught.value, AuthorizationError), caught.value
+    assert re.search(rf"give the user .*\+{re.escape(command)}\b", str(caught.value)), caught.value
     assert time.monotonic() - began < 5
 
 

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 
 from streamlayer import (
+    AuthorizationError,
     Durability,
     GroupDescription,
     MemberDescription,
     PartitionDamagedError,
+    PartitionDescription,
     TopicConfig,
     TopicDescription,
     TopicPartition,
@@ -33,8 +35,8 @@ DISK = Durability("disk", 0, 0, ())
 
 
 def topic(**config: Any) -> TopicDescription:
-    """A topic with these settings."""
-    return TopicDescription("orders", "id", TopicConfig(**config), ())
+    """A topic with these settings; its partition holds ten records."""
+    return TopicDescription("orders", "id", TopicConfig(**config), (PartitionDescription(0, 90, 100, 1000, 1),))
 
 
 def member(*, overdue: bool) -> MemberDescription:
@@ -58,6 +60,7 @@ def facts(info: dict[str, str] | None = None, **changed: Any) -> Facts:
         "latency_ms": [0.1, 0.2, 0.3],
         "missing": [],
         "topics": [topic()],
+        "half_done": {},
         "broken": [],
         "groups": [group("Stable", 5)],
     }
@@ -98,6 +101,18 @@ REPLICA = {"slave0": "ip=1,port=2,state=online,offset=1,lag=20"}
         (facts(settings={"lazyfree-lazy-expire": "no"}), "expiry", "warning", "lazyfree"),
         (facts(broken=[("topic", "orders", PartitionDamagedError("x"))]), "topic", "problem", "PartitionDamagedError"),
         (facts({"aof_enabled": "0"}, topics=[topic(flush="primary")]), "topic", "problem", "orders"),
+        (facts({"aof_last_bgrewrite_status": "err"}), "durability", "problem", "grows"),
+        (
+            facts({"latency_percentiles_usec_evalsha": "p50=9,p99=20,p99.9=150000"}),
+            "latency",
+            "warning",
+            "for 150.00 ms",
+        ),
+        (facts(topics=[topic(retention_bytes=2 * 10**9)]), "retention", "warning", "may keep 1,907 MiB"),
+        (facts(topics=[topic(retention_bytes=-1)]), "retention", "warning", "nothing limits the size of orders"),
+        (facts(half_done={"orders": "growing"}), "topic", "warning", "orders: growing, and not finished"),
+        (facts(half_done={"orders": "creating"}), "topic", "warning", "nobody can use it"),
+        (facts(groups=[group("Stable", 25)]), "group", "warning", "15 records went before they were read"),
         (facts(groups=[group("Empty", 7)]), "group", "warning", "7 records wait"),
         (facts(groups=[group("Stable", 7, overdue=True)]), "group", "warning", "1 member not heard of"),
     ],
@@ -111,6 +126,26 @@ def test_what_is_wrong_is_found_with_what_to_do(ill: Facts, subject: str, verdic
     assert worst(diagnose(ill)) == verdict
 
 
+@pytest.mark.parametrize(("kind", "other"), [("topic", "groups"), ("group", "topics")])
+def test_what_cannot_be_listed_at_all(kind: str, other: str) -> None:
+    """It is a problem of its own, and hides nothing else; nothing of that kind is said to be well."""
+    ill: Any = {"topics": [], "groups": [], "broken": [(kind, "", AuthorizationError("no right to x"))]}
+    found = {finding.subject: finding for finding in diagnose(facts(**ill))}
+    assert found[kind] == Finding(kind, "problem", f"no {kind} can be read: AuthorizationError", "no right to x")
+    assert found[other].verdict == "ok"
+    assert f"{kind}s" not in found
+
+
+def test_what_mends_durability_is_what_lacks() -> None:
+    """Not a setting where the disk fails; and who half deleted a topic deletes it."""
+    failed = Durability("memory", 0, 0, ("the last write to the append-only file failed",))
+    (finding,) = [each for each in diagnose(facts(durability=failed)) if each.verdict != "ok"]
+    assert "disk" in finding.advice
+    assert "CONFIG" not in finding.advice
+    (finding,) = [each for each in diagnose(facts(half_done={"orders": "deleting"})) if each.verdict != "ok"]
+    assert finding.advice.endswith("streamlayer topics delete orders")
+
+
 def test_a_policy_without_a_limit_is_a_warning() -> None:
     """It has no effect yet; and there is no limit."""
     findings = {f.subject: f for f in diagnose(facts({"maxmemory_policy": "allkeys-lru", "maxmemory": "0"}))}
@@ -120,7 +155,7 @@ def test_a_policy_without_a_limit_is_a_warning() -> None:
 
 def test_who_may_ask_nothing_is_told_what_is_not_known() -> None:
     """Without INFO nothing is assumed to be well."""
-    blind = Facts({}, {}, Durability("memory", 0, 0, ("x",)), [0.1], None, [], [], [])
+    blind = Facts({}, {}, Durability("memory", 0, 0, ("x",)), [0.1], None, [], {}, [], [])
     unwell = {finding.subject for finding in diagnose(blind) if finding.verdict != "ok"}
     assert unwell == {
         "server", "eviction", "durability", "replicas", "memory", "connections", "rights", "loss",

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from streamlayer._core.durability import LEVELS, check_durability, durability_of
+from streamlayer._core.durability import LEVELS, check_durability, durability_of, mended_by
 from streamlayer._types import Durability
 from streamlayer.errors import InsufficientDurabilityError
 
@@ -41,6 +41,24 @@ def found(persistence: Any, config: Any, replication: Any = ALONE) -> Durability
         (b"aof_enabled:0", settings(save="3600 1"), "snapshot", "after the last snapshot"),
         (b"aof_enabled:0", settings(save=""), "memory", "no snapshots are taken"),
         (b"aof_enabled:0\r\nrdb_last_bgsave_status:err", settings(save="3600 1"), "memory", "the last snapshot failed"),
+        (
+            b"aof_enabled:1\r\naof_base_size:0\r\naof_rewrite_in_progress:1",
+            settings(appendfsync="always"),
+            "memory",
+            "still being made",
+        ),
+        (
+            b"aof_enabled:1\r\naof_base_size:0\r\naof_rewrite_in_progress:0\r\naof_rewrite_scheduled:1",
+            settings(appendfsync="always"),
+            "memory",
+            "still being made",
+        ),
+        (
+            b"aof_enabled:1\r\naof_base_size:88\r\naof_rewrite_in_progress:1",
+            settings(appendfsync="always"),
+            "disk",
+            "",
+        ),
         (b"aof_enabled:1", NO_RIGHT, "os_cache", "config|get"),
         (b"aof_enabled:0", NO_RIGHT, "memory", "config|get"),
         (NO_RIGHT, settings(appendfsync="always"), "memory", "info"),
@@ -72,3 +90,26 @@ def test_less_than_asked_for_is_refused_with_what_would_do() -> None:
                 check_durability(durability, wanted, "localhost:6379")
             for word in ("localhost:6379", given, wanted, "appendfsync is everysec", "CONFIG SET"):
                 assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("persistence", "config", "mended"),
+    [
+        (b"aof_enabled:0", settings(save=""), "CONFIG SET appendonly yes appendfsync always"),
+        (b"aof_enabled:1", settings(appendfsync="everysec"), "CONFIG SET appendonly yes appendfsync always"),
+        (
+            b"aof_enabled:1",
+            settings(appendfsync="always", no_appendfsync_on_rewrite="yes"),
+            "no-appendfsync-on-rewrite no (and the same",
+        ),
+        (b"aof_enabled:1\r\naof_last_write_status:err", settings(appendfsync="always"), "see the server's log"),
+        (b"aof_enabled:1", NO_RIGHT, "give the user +config|get"),
+        (b"aof_enabled:0", NO_RIGHT, "give the user +config|get; CONFIG SET appendonly yes"),
+        (NO_RIGHT, NO_RIGHT, "give the user +info; give the user +config|get"),
+    ],
+)
+def test_what_mends_it_is_what_lacks(persistence: Any, config: Any, mended: str) -> None:
+    """A command where a setting is wrong; else what no command does, and then no command that changes nothing."""
+    said = mended_by(found(persistence, config), "disk")
+    assert mended in said
+    assert ("CONFIG SET" in said) == ("CONFIG SET" in mended or "(and the same" in mended)

@@ -11,8 +11,9 @@ from streamlayer._async.link import _place_of
 from streamlayer._core.calls import Call
 from streamlayer._core.keys import group_keys, groups_key, partition_keys, registry_key
 from streamlayer._core.refusals import Refusal, error_from_reply, error_of, where
-from streamlayer._core.scripts import ALL
+from streamlayer._core.scripts import ALL, APPEND
 
+UNBLOCKED = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)"
 READONLY = "READONLY You can't write against a read only replica."
 BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
 MISCONF = (
@@ -33,6 +34,9 @@ MISCONF = (
         ("-OOM command not allowed when used memory > 'maxmemory'.", errors.ServerFullError),
         (MISCONF, errors.ServerReadOnlyError),
         (READONLY, errors.ServerReadOnlyError),
+        (UNBLOCKED, errors.ServerReadOnlyError),
+        ("ERR WAIT cannot be used with replica instances. Please also note that …", errors.ServerReadOnlyError),
+        ("ERR WAITAOF cannot be used with replica instances. Please also note that …", errors.ServerReadOnlyError),
         (f"{READONLY} script: 0e2f, on @user_script:1.", errors.ServerReadOnlyError),
         ("LOADING Redis is loading the dataset in memory", errors.ServerUnavailableError),
         ("LOADING Valkey is loading the dataset in memory", errors.ServerUnavailableError),
@@ -75,6 +79,40 @@ def test_a_servers_own_texts(text: str, kind: type[errors.StreamlayerError]) -> 
     assert type(found) is kind
     if kind is not errors.ConfigurationError:
         assert "orders[3]" in str(found)
+
+
+CANNOT_RUN = "ERR The user executing the script can't run this command or subcommand"
+CANNOT_ACCESS = "ERR The user executing the script can't access at least one of the keys mentioned"
+
+
+def at(command: str) -> str:
+    """Where, in Redis 7.0's words: on the first line of ``append`` with this command."""
+    lines = APPEND.flagged.split("\n")
+    number = next(number for number, line in enumerate(lines, 1) if f"redis.call('{command}'" in line)
+    return f"script: {APPEND.flagged_sha}, on @user_script:{number}."
+
+
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        ("NOPERM User x has no permissions to run the 'script|load' command", "; give the user +script|load"),
+        ("NOPERM this user has no permissions to run the 'waitaof' command", "; give the user +waitaof"),
+        (
+            "ERR ACL failure in script: User x has no permissions to run the 'hget' command (HGET)",
+            "; give the user +hget",
+        ),
+        (f"{CANNOT_RUN} {at('APPEND')}", "; give the user +append"),
+        (f"{CANNOT_RUN} {at('TYPE')}", "; give the user +type"),
+        (f"{CANNOT_RUN} (STRLEN)", "; give the user +strlen"),
+        (f"{CANNOT_ACCESS} {at('TYPE')}", ""),
+        ("NOPERM No permissions to access a key", ""),
+    ],
+)
+def test_a_right_that_is_missing_is_named(text: str, advice: str) -> None:
+    """As the ACL's rule has it; Redis 7.0 says only where in the script it was. A key is no command."""
+    found = error_from_reply(text, "orders", 3)
+    assert type(found) is errors.AuthorizationError
+    assert str(found) == f"orders[3]: the server's ACL does not allow it{advice} (the server said: {text})"
 
 
 @pytest.mark.parametrize(

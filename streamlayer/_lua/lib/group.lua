@@ -8,7 +8,7 @@ local GONE_MS = 3600000 -- no call is later than this
 
 local function read_group(meta)
   local found = redis.pcall('HMGET', meta, 'min_v', 'epoch', 'version', 'seen', 'grace', 'expires')
-  if found.err then return nil, raised(found, meta) end
+  if found.err then return nil, raised(found, 'HMGET', meta) end
   if found[1] and tonumber(found[1]) > GROUP_LAYOUT then return nil, refuse('LAYOUT', found[1]) end
   return {
     there = found[1] ~= false, epoch = tonumber(found[2] or 0), version = tonumber(found[3] or 0),

@@ -49,7 +49,7 @@ local function log_start(segs, p, now)
   if p.deadline > 0 and p.deadline <= now then return p.next, p.segment, p.segment_position end
   local oldest = p.retention_ms >= 0 and '(' .. int(math.max(0, now - p.retention_ms)) or '0'
   local found = redis.pcall('ZRANGEBYSCORE', segs, oldest, '+inf', 'LIMIT', 0, 1)
-  if found.err then return nil, raised(found, segs) end
+  if found.err then return nil, raised(found, 'ZRANGEBYSCORE', segs) end
   local number, base, position = p.segment, p.segment_base, p.segment_position
   if found[1] then
     number, base, position = closed_segment(found[1])

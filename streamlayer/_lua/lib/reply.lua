@@ -3,10 +3,12 @@ local function refuse(word, detail)
   return redis.error_reply(word .. ' ' .. detail)
 end
 
--- What redis.pcall raised of a key: somebody else's data, or in the server's own words (a right that is missing).
-local function raised(found, key)
-  if string.find(tostring(found.err), 'WRONGTYPE', 1, true) then return refuse('FOREIGN', key) end
-  return found
+-- What a command raised in redis.pcall: the key is somebody else's, or the server's own words (a right is missing; not
+-- all servers say which).
+local function raised(found, command, key)
+  local words = tostring(found.err)
+  if string.find(words, 'WRONGTYPE', 1, true) then return refuse('FOREIGN', key) end
+  return redis.error_reply(words .. ' (' .. command .. ')')
 end
 
 local function int(number)

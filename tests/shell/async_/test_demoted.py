@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import redis
 
+from streamlayer import NewTopic
 from streamlayer.aio import Admin, Consumer, Producer
+from tests.beside import aio_beside
 from tests.shell.async_.reading import read, stored_values
 from tests.shell.conftest import Pair
 from tests.system.proxy import Proxy
@@ -49,4 +51,20 @@ async def test_a_connection_to_a_former_primary_is_given_up(pair: Pair) -> None:
             assert [record.value for record in await read(consumer, 1)] == [b"after"]
             await consumer.commit()
             await admin.create_topics(["u"])
+    assert await stored_values({"url": pair.replica.url}, "t") == [b"before", b"after"]
+
+
+async def test_a_send_that_waits_for_replicas_goes_to_the_new_primary(pair: Pair) -> None:
+    """The server becomes a replica in the middle of a ``WAIT``: the batch is sent again, to the new primary, once."""
+    async with Admin(url=pair.url) as admin:
+        await admin.create_topics([NewTopic("t", 1, config={"min_insync_replicas": 2})])
+    with Proxy(pair.url) as front:
+        async with Producer(url=front.url) as producer:
+            await producer.send_and_wait("t", b"before")
+            with pair.silenced():
+                sending = aio_beside(lambda: producer.send_and_wait("t", b"after"))
+                await aio_wait_until(lambda: pair.client.info("clients")["blocked_clients"] == 1, "it waits")
+                pair.client.replicaof("127.0.0.1", 1)
+            hand_over(pair, front)
+            assert (await sending.result()).offset == 1
     assert await stored_values({"url": pair.replica.url}, "t") == [b"before", b"after"]

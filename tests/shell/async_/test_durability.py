@@ -12,6 +12,7 @@ from streamlayer.embedded import Server
 from streamlayer.errors import ConfigurationError, InsufficientDurabilityError
 from tests.shell.async_.reading import stored_values
 from tests.shell.conftest import Pair
+from tests.waiting import aio_wait_until
 
 
 @pytest.mark.parametrize(
@@ -34,6 +35,32 @@ async def test_what_the_settings_give(
         found = await admin.durability()
     assert (found.level, found.replicas) == (level, 0)
     assert bool(found.reasons) == (level != "disk")
+
+
+async def test_a_file_that_is_still_being_made_counts_for_nothing(own_server: Server, own_client: redis.Redis) -> None:
+    """After `CONFIG SET appendonly yes` the whole is written once: a crash before that takes what came since."""
+    own_client.mset({f"key{number}": "value" for number in range(500)})
+    own_client.config_set("appendonly", "no")
+    own_client.config_set("rdb-key-save-delay", 20_000)  # µs for each key: ten seconds
+    own_client.config_set("appendonly", "yes")
+    own_client.config_set("appendfsync", "always")
+    own_client.set("since", "1")
+    async with Admin(url=own_server.url) as admin:
+        assert (await admin.durability()).level == "memory"
+    with pytest.raises(InsufficientDurabilityError, match=r"still being made.*wait until"):
+        async with Producer(url=own_server.url, min_durability="os_cache"):
+            raise AssertionError("it connected")
+    own_server.kill()
+    own_server.start()
+    assert own_client.get("since") is None
+    own_client.config_set("appendonly", "no")
+    own_client.config_set("appendonly", "yes")
+
+    async def counts() -> bool:
+        async with Admin(url=own_server.url) as admin:
+            return (await admin.durability()).level == "second"
+
+    await aio_wait_until(counts, "the file is made")
 
 
 async def test_replicas_are_counted(pair: Pair) -> None:

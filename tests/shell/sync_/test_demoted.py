@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import redis
 
+from streamlayer import NewTopic
 from streamlayer import Admin, Consumer, Producer
+from tests.beside import sync_beside
 from tests.shell.sync_.reading import read, stored_values
 from tests.shell.conftest import Pair
 from tests.system.proxy import Proxy
@@ -49,4 +51,20 @@ def test_a_connection_to_a_former_primary_is_given_up(pair: Pair) -> None:
             assert [record.value for record in read(consumer, 1)] == [b"after"]
             consumer.commit()
             admin.create_topics(["u"])
+    assert stored_values({"url": pair.replica.url}, "t") == [b"before", b"after"]
+
+
+def test_a_send_that_waits_for_replicas_goes_to_the_new_primary(pair: Pair) -> None:
+    """The server becomes a replica in the middle of a ``WAIT``: the batch is sent again, to the new primary, once."""
+    with Admin(url=pair.url) as admin:
+        admin.create_topics([NewTopic("t", 1, config={"min_insync_replicas": 2})])
+    with Proxy(pair.url) as front:
+        with Producer(url=front.url) as producer:
+            producer.send_and_wait("t", b"before")
+            with pair.silenced():
+                sending = sync_beside(lambda: producer.send_and_wait("t", b"after"))
+                sync_wait_until(lambda: pair.client.info("clients")["blocked_clients"] == 1, "it waits")
+                pair.client.replicaof("127.0.0.1", 1)
+            hand_over(pair, front)
+            assert (sending.result()).offset == 1
     assert stored_values({"url": pair.replica.url}, "t") == [b"before", b"after"]
