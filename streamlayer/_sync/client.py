@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import random
 from collections.abc import Sequence
@@ -25,8 +26,8 @@ from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnav
 T = TypeVar("T")
 
 CALLS_AT_ONCE = 100
-LEAST_PATIENCE_MS = 100
-"""However late it is, a silent server has so long for the last attempt."""
+LEAST_PATIENCE_MS = 1000
+"""However little time is left, a silent server has so long to answer: a connection has to be made, too."""
 
 
 def settings_of(url: str | None, client: waiting.Redis | None, *, allow_eviction: bool) -> Settings:
@@ -153,13 +154,15 @@ class Client:
     def call(self, call: Call[T], timeout_ms: int = 10_000) -> T:
         """Execute one call; while the server is away, try again until the time is over. All our calls may run twice.
 
+        :param timeout_ms: how long; a silent server may take a second more. 0: once.
         :raises Refusal: the script wants something else of the client.
         :raises StreamlayerError: what became of it, at the end.
         """
         deadline = waiting.monotonic_ms() + timeout_ms
         attempt = 0
-        limit_ms: float = waiting.REPLY_TIMEOUT_MS
         while True:
+            left_ms = deadline - waiting.monotonic_ms() if timeout_ms > 0 else math.inf
+            limit_ms = min(waiting.REPLY_TIMEOUT_MS, max(LEAST_PATIENCE_MS, left_ms))
             try:
                 (outcome,) = self.execute([call], limit_ms)
             except ServerUnavailableError as unavailable:
@@ -176,7 +179,6 @@ class Client:
                 raise error
             attempt += 1
             waiting.sleep_ms(wait_ms)
-            limit_ms = min(limit_ms, max(LEAST_PATIENCE_MS, deadline - waiting.monotonic_ms()))
 
     def call_all(self, batch: Sequence[Call[T]], timeout_ms: int = 10_000) -> list[T]:
         """Execute calls, many in one go; what could not be done at once is tried again one by one.

@@ -146,3 +146,28 @@ def test_a_server_that_asks_who_we_are(address: str, authority: Path) -> None:
             assert "appendonly is no" in findings
         finally:
             operator.config_set("tls-auth-clients", "no")
+
+
+def test_an_idle_connection_is_kept_until_the_server_ends_it(address: str, authority: Path) -> None:
+    """What TLS says beside the data is not taken for an end; an end is noticed before a batch is sent that way."""
+    url = f"{address}?ssl_ca_certs={authority / 'ca.pem'}"
+    with (
+        Producer(url=url, client_id="idle", enable_idempotence=False) as producer,
+        redis.Redis.from_url(address, ssl_ca_certs=str(authority / "ca.pem")) as direct,
+    ):
+        producer.send_and_wait("idle", b"1", partition=0)
+        kept = _ids(direct)
+        began = time.monotonic()
+        sync_wait_until(lambda: time.monotonic() - began > 1.2, "it is idle")
+        producer.send_and_wait("idle", b"2", partition=0)
+        assert _ids(direct) == kept
+        direct.config_set("timeout", "1")
+        sync_wait_until(lambda: not _ids(direct), "the server ends it")
+        direct.config_set("timeout", "0")
+        producer.send_and_wait("idle", b"3", partition=0)
+        with Consumer("idle", url=url) as consumer:
+            assert [record.value for record in consumer.read_to_end()] == [b"1", b"2", b"3"]
+
+
+def _ids(client: redis.Redis) -> list[str]:
+    return [each["id"] for each in client.client_list() if each["name"] == "idle"]

@@ -15,6 +15,7 @@ import pytest
 
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
+from streamlayer.errors import RequestTimedOutError, ServerUnavailableError
 from tests import servers
 from tests.beside import aio_beside
 from tests.shell.async_.members import Told, create, member, partitions, produce
@@ -217,6 +218,23 @@ async def test_who_asks_waits_for_the_server(place: Place) -> None:
     for each in asked:
         await each.result()
     await them.close()
+
+
+@pytest.mark.parametrize("place", REAL[:1], indirect=True)
+async def test_who_asks_is_told_in_time(place: Place) -> None:
+    """A call with a time limit ends about then with its typed error, whether nobody answers or nobody is there."""
+    async with Admin(url=place.proxy.url) as admin:
+        await admin.list_topics()
+        for fault in (place.proxy.blackhole, place.proxy.refuse):
+            fault()
+            if fault == place.proxy.refuse:
+                place.proxy.kill_all()
+            began = time.monotonic()
+            with pytest.raises((RequestTimedOutError, ServerUnavailableError)):
+                await admin._client.topics(500)
+            assert 0.2 < time.monotonic() - began < 2
+            place.proxy.heal()
+            assert await admin.list_topics() == []
 
 
 async def test_a_former_primary_that_says_nothing_is_given_up(pair: Pair) -> None:
