@@ -31,7 +31,7 @@ chaos: setup  ## every fault that one machine can show, under load, and a table 
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/system/test_chaos.py $(ARGS)
 
 fuzz: setup  ## 100,000 strange inputs and more: frames, replies, stored values, servers that babble
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
+	@HYPOTHESIS_PROFILE=thorough STREAMLAYER_FUZZ_FLOOR=$(if $(ARGS),0,100000) $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)
 
 check: setup-dev  ## format, lint, types, import floors, generated code up to date
 	$(BIN)/ruff format --check

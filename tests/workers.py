@@ -7,6 +7,7 @@ is left: whoever measures the machine has it for itself, and what processes coun
 from __future__ import annotations
 
 import fcntl
+import os
 import sys
 import tempfile
 from collections import Counter
@@ -19,6 +20,8 @@ import pytest
 
 _folder = pytest.StashKey[tempfile.TemporaryDirectory[str]]()
 FUZZED = "fuzzed "
+FUZZ_FLOOR = int(os.environ.get("STREAMLAYER_FUZZ_FLOOR", "0"))
+"""A run that tried fewer strange inputs than this has failed (`make fuzz`): it would prove too little."""
 _steps: Counter[str] = Counter()  # of histories, by kind of server: those that other processes made
 
 
@@ -75,6 +78,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     config: Any = session.config
     if _is_worker(config):
         config.workeroutput["steps"] = dict(_own_steps())
+    elif _strange_inputs() < FUZZ_FLOOR:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _strange_inputs() -> int:
+    return sum(count for kind, count in (_steps + _own_steps()).items() if kind.startswith(FUZZED))
 
 
 def _own_steps() -> Counter[str]:
@@ -114,6 +123,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if rows := sys.modules.get("tests.system.test_chaos"):
         for line in rows.lines():
             terminalreporter.write_line(line)
+    if _strange_inputs() < FUZZ_FLOOR:
+        terminalreporter.write_line(f"FAILED: {FUZZ_FLOOR:,} strange inputs were wanted", red=True)
     counts = _steps + _own_steps()
     for title, fuzzed in (("steps of histories", False), ("strange inputs", True)):
         of_these = {kind: count for kind, count in sorted(counts.items()) if kind.startswith(FUZZED) == fuzzed}

@@ -7,6 +7,7 @@ import math
 import os
 import random
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from redis.exceptions import RedisError
@@ -17,7 +18,7 @@ from streamlayer._core.calls import Call
 from streamlayer._core.entries import TopicEntry, read_entry, topics_in
 from streamlayer._core.refusals import Refusal
 from streamlayer._core.retry import backoff_ms
-from streamlayer._core.settings import DEFAULT_URL, connection_options, namespace_of, parse_url
+from streamlayer._core.settings import DEFAULT_URL, FILES, connection_options, namespace_of, parse_url
 from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import aio as waiting
 from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnavailableError, StreamlayerError
@@ -52,10 +53,15 @@ def _settings_of_url(url: str, *, allow_eviction: bool) -> Settings:
     address = parse_url(url)
     try:
         pool = cast("Any", waiting.ConnectionPool).from_url(address.url)  # redis-py leaves its arguments untyped
-    except (ValueError, RedisError) as error:
-        msg = f"url {url!r} cannot be read: {error}"
+        pool.connection_class(**pool.connection_kwargs)  # not connected: are the parameters known?
+    except (ValueError, TypeError, RedisError) as error:
+        msg = f"a part of url cannot be used: {error}"  # not the url: there may be a password in it
         raise ConfigurationError(msg) from None
     options = connection_options(pool.connection_kwargs)
+    for name in FILES:
+        if options.get(name) and not Path(options[name]).exists():
+            msg = f"{name}={options[name]!r}: there is no such file"
+            raise ConfigurationError(msg)
     return Settings(pool.connection_class, options, allow_eviction=allow_eviction)
 
 
@@ -80,6 +86,7 @@ class Client:
             address = parse_url(os.environ["STREAMLAYER_URL"])
         self.namespace = namespace_of(namespace, address)
         self.settings = settings_of(url, redis, allow_eviction=allow_eviction)
+        self.settings.namespace = self.namespace
         self.settings.min_durability = min_durability
         self.settings.options["client_name"] = client_id or "streamlayer"
         self._link = Link(self.settings)

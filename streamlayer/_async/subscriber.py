@@ -20,7 +20,6 @@ from streamlayer._async.link import error_text
 from streamlayer._core.refusals import is_retriable
 from streamlayer._core.retry import backoff_ms
 from streamlayer._waiting import aio as waiting
-from streamlayer.errors import StreamlayerError
 
 logger = logging.getLogger("streamlayer")
 
@@ -96,7 +95,7 @@ class Subscriber:
                 self._connection = connection
                 await self._transmit(connection, "SUBSCRIBE", *sorted(self._channels))
                 await self._read(connection, opened)
-            except (redis.RedisError, OSError, StreamlayerError) as error:
+            except Exception as error:  # noqa: BLE001 - a server that says nonsense too: whoever listens must go on
                 self._lost(error)
             finally:
                 await self._disconnect()
@@ -130,18 +129,28 @@ class Subscriber:
             message: Any = await waiting.receive(connection, PING_MS)
             if message is not None:
                 silent = 0
-                if message[0] in {b"message", b"subscribe"}:
-                    self._confirmed()
-                    channel = message[1].decode()
-                    if channel in self.hooks:
-                        self.hooks[channel](message[2].decode() if message[0] == b"message" else "")
-                    self._wake(channel)
+                self._take_in(message)
                 continue
             if silent >= SILENT_PINGS:
                 msg = f"no answer to {silent} pings"
                 raise redis.ConnectionError(msg)
             silent += 1
             await self._transmit(connection, "PING")
+
+    def _take_in(self, message: Any) -> None:
+        """Anybody may publish anything: what cannot be read counts as a message that says nothing."""
+        match message:
+            case [b"message", bytes(name), bytes(said)]:
+                text = said.decode(errors="replace")
+            case [b"subscribe", bytes(name), _]:
+                text = ""
+            case _:
+                return
+        self._confirmed()
+        channel = name.decode(errors="replace")
+        if channel in self.hooks:
+            self.hooks[channel](text)
+        self._wake(channel)
 
     async def _disconnect(self) -> None:
         connection, self._connection = self._connection, None

@@ -41,8 +41,8 @@ def doctor(
 ) -> None:
     """Look whether a server is fit to hold logs, and whether they are well; say what to do.
 
-    It looks at the version, eviction, durability, replicas, memory, latency, connections, rights, topics and groups,
-    and writes nothing: what somebody left half done is told, and stays so.
+    It looks at the version, eviction, durability, replicas, memory, latency, connections, rights, retention, topics
+    and groups, and writes nothing: what somebody left half done is told, and stays so.
 
     Exit status 1 if there is a problem, 2 if the server cannot be reached.
     """
@@ -84,9 +84,9 @@ def _look(where: Session) -> Facts:
     namespace = namespace_of(where.namespace, parse_url(url))
     broken: list[Broken] = []
     with (
-        _connected(url) as server,
         closing(Client(url, None, namespace, None, allow_eviction=True)) as client,
         closing(Admin(url=url, namespace=namespace, allow_eviction=True)) as admin,
+        _connected(url) as server,
     ):
         info = _asked(server, "INFO", "everything")
         topics, half_done = _topics(client, admin, broken)

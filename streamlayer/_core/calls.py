@@ -14,6 +14,7 @@ import msgspec
 
 from streamlayer._core import scripts
 from streamlayer._core.keys import PartitionKeys, registry_channel, registry_key
+from streamlayer._core.rights import RUN_BY_SCRIPTS
 from streamlayer._core.scripts import Script
 
 T = TypeVar("T")
@@ -590,6 +591,12 @@ def read_topic(namespace: str, topic: str) -> Call[bytes | None]:
 
 def _entry(reply: bytes | None) -> bytes | None:
     return None if reply is None else _bytes(reply)
+
+
+def check_rights(namespace: str) -> Call[list[str]]:
+    """Ask which of the commands that scripts run this user may not."""
+    sample = f"{namespace}:t:{{rights:0}}:meta"
+    return Call(scripts.CHECK_RIGHTS, (sample,), RUN_BY_SCRIPTS, lambda reply: [name.decode() for name in reply])
 
 
 def wait_replicas(replicas: int, timeout_ms: int) -> Call[Holders]:

@@ -14,12 +14,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Sequence
-from typing import Final, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import msgspec
 
 Headers: TypeAlias = tuple[tuple[str, bytes], ...]
-Columns: TypeAlias = tuple[list[int] | None, list[bytes | None] | None, list[bytes | None], list[Headers | None] | None]
 
 FRAME_VERSION: Final = 1
 APPEND_TIME_BYTES: Final = 6
@@ -42,6 +41,14 @@ COMPRESSION: Final = {None: 0, "gzip": 1}
 APPEND_TIME_BIT: Final = 8
 """Attribute bit (Kafka's): the records' time is the frame's append time."""
 _MAX_BODY = 1 << 28
+_COLUMN = msgspec.Meta(max_length=_MAX_BODY // RECORD_OVERHEAD)
+"""No batch has more records; looked at before a column is made: a small frame could unpack to gigabytes of nulls."""
+Columns: TypeAlias = tuple[
+    Annotated[list[int], _COLUMN] | None,
+    Annotated[list[bytes | None], _COLUMN] | None,
+    Annotated[list[bytes | None], _COLUMN],
+    Annotated[list[Headers | None], _COLUMN] | None,
+]
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Columns).decode

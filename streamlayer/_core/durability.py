@@ -121,7 +121,7 @@ def check_durability(found: Durability, wanted: DurabilityLevel, place: str) -> 
     """
     if LEVELS.index(found.level) < LEVELS.index(wanted):
         msg = (
-            f"{place} gives min_durability={found.level!r}, and {wanted!r} is asked for: {'; '.join(found.reasons)}. "
-            f"What would: {mended_by(found, wanted)}"
+            f"{place} gives durability {found.level!r}, and min_durability={wanted!r} asks for more: "
+            f"{'; '.join(found.reasons)}. What to do: {mended_by(found, wanted)}"
         )
         raise InsufficientDurabilityError(msg)

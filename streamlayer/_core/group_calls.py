@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from streamlayer._core import scripts
 from streamlayer._core.calls import Call, Reply
 from streamlayer._core.keys import GroupKeys, groups_key
+from streamlayer._core.runs import checked_runs
 from streamlayer._types import TopicPartition
 
 COMMITTED_AT_ONCE = 1000
@@ -187,11 +188,15 @@ def _heartbeat(reply: Reply) -> Heartbeat:
         topic, *_, count = part.split(":")
         first[topic] = int(count)
     epoch, changed, pending, earliest_ms, version, time = map(int, numbers)
-    return Heartbeat(epoch, changed, pending, earliest_ms, version, time, _text(owned), _text(revoke), first)
+    return Heartbeat(epoch, changed, pending, earliest_ms, version, time, _runs(owned), _runs(revoke), first)
 
 
 def _text(stored: bytes | None) -> str | None:
     return None if stored is None else stored.decode()
+
+
+def _runs(stored: bytes | None) -> str | None:
+    return None if stored is None else checked_runs(stored.decode())
 
 
 def leave(keys: GroupKeys, members: Iterable[str], *, call: int = -1) -> Call[int]:
@@ -260,8 +265,8 @@ def _member(member_id: str, head: str, deadline: str, subscription: str, owned: 
         description=description,
         deadline=int(float(deadline)),
         subscription=tuple(filter(None, subscription.split(";"))),
-        owned=owned,
-        target=target,
+        owned=checked_runs(owned),
+        target=checked_runs(target),
     )
 
 

@@ -110,7 +110,7 @@ class Membership:
             self._heard.append(text)  # the answer on its way may be older, or newer
         word, _, epoch = text.partition(" ")
         if (
-            (word == "epoch" and int(epoch) <= self.view.epoch and self.view.whole)
+            (word == "epoch" and epoch.isdecimal() and int(epoch) <= self.view.epoch and self.view.whole)
             or (word == "free" and self.view.whole and not self.view.revoking)
         ):  # fmt: skip
             return

@@ -84,6 +84,11 @@ def acl_rules(namespace: str, *, before_7_2: bool = False) -> list[str]:
     return [f"~{namespace}:*", f"&{namespace}:*", *(f"+{command}" for command in commands)]
 
 
+_RUN = frozenset(
+    name.lower() for script in scripts.ALL for name in re.findall(r"redis\.p?call\('(\w+)'", script.source)
+)
+RUN_BY_SCRIPTS: Final = tuple(probe for name, probe in PROBES.items() if name in _RUN - {"publish", *OPTIONAL})
+"""Calls that a user must be allowed before any script is run: one that is refused would leave half of it done."""
 _NAMED = re.compile(r"run the '([^']+)' command")
 _CAUGHT = re.compile(r"can't run this command .*\((\w+)\)$")
 _LINE = re.compile(r"can't run this command .*script: ([0-9a-f]{40}), on @user_script:(\d+)")

@@ -5,11 +5,27 @@ Topics are sorted and runs as long as they can be, so that two texts are equal i
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import groupby
 from operator import itemgetter
 
 from streamlayer._types import TopicPartition
+
+_NUMBERS = r"\d{1,5}(?:-\d{1,5})?"
+_RUNS = re.compile(rf"(?:[^:;]+:{_NUMBERS}(?:,{_NUMBERS})*(?:;|$))*")
+"""A topic has 10,000 partitions at most: what is longer would be counted through for hours."""
+
+
+def checked_runs(text: str) -> str:
+    """The text itself, if it is one of runs.
+
+    :raises ValueError: it is not.
+    """
+    if _RUNS.fullmatch(text) is None:
+        msg = f"not a set of partitions: {text[:100]!r}"
+        raise ValueError(msg)
+    return text
 
 
 def format_runs(partitions: Iterable[TopicPartition]) -> str:

@@ -107,7 +107,7 @@ def load(name: str) -> Script:
     text = _read(name)
     header = _header(name, text)
     keys, args = header["KEYS"].split(), [arg for arg in header["ARGV"].split() if arg != "-"]
-    errors = frozenset(header["errors"].split())
+    errors = frozenset(header["errors"].split()) - {"-"}
     body = _expand(name, text, (name,), set())
     used = set(re.findall(r"refuse\('([A-Z_]+)'", body)) | set(re.findall(r"return '([A-Z_]+)'", body))
     if unlisted := used - errors - {"FOREIGN"}:
@@ -143,6 +143,7 @@ GROW_PARTITION: Final = load("grow_partition")
 DELETE_RECORDS: Final = load("delete_records")
 REPAIR_PARTITION: Final = load("repair_partition")
 CHECK: Final = load("check")
+CHECK_RIGHTS: Final = load("check_rights")
 REGISTRY: Final = load("registry")
 HEARTBEAT: Final = load("heartbeat")
 LEAVE: Final = load("leave")
@@ -165,6 +166,7 @@ ALL: Final = (
     DELETE_RECORDS,
     REPAIR_PARTITION,
     CHECK,
+    CHECK_RIGHTS,
     REGISTRY,
     HEARTBEAT,
     LEAVE,

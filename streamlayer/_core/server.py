@@ -23,7 +23,7 @@ def check_server(info: dict[str, str], *, allow_eviction: bool) -> None:
     """
     name, oldest = ("Valkey", OLDEST_VALKEY) if "valkey_version" in info else ("Redis", OLDEST_REDIS)
     version = info.get("valkey_version") or info.get("redis_version", "")
-    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+    numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
     if numbers and numbers < oldest:
         msg = f"the server is {name} {version}; streamlayer needs Redis 7.0 or Valkey 7.2, or later"
         raise UnsupportedVersionError(msg)

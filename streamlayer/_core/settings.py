@@ -16,6 +16,9 @@ LONGEST_REPLY_S = 5
 _SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss", "unix": "unix"}
 _LATER = {"cluster": "Redis Cluster", "sentinel": "Redis Sentinel"}
 
+FILES = ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
+"""Connection settings that name files."""
+
 
 @dataclass(frozen=True)
 class Address:
@@ -42,6 +45,10 @@ def parse_url(url: object) -> Address:
         msg = f"url scheme {parts.scheme!r} is not known: use one of {', '.join(sorted(_SCHEMES))}"
         raise ConfigurationError(msg)
     query = parse_qsl(parts.query, keep_blank_values=True)
+    for_tls = [name for name, _ in query if name.startswith("ssl_")]
+    if for_tls and _SCHEMES[scheme] != "rediss":
+        msg = f"{for_tls[0]} is for TLS, and url says {scheme}://: use rediss://"
+        raise ConfigurationError(msg)
     namespace = dict(query).get("namespace")
     rest = urlencode([pair for pair in query if pair[0] != "namespace"])
     plain = f"{_SCHEMES[scheme]}://{parts.netloc}{parts.path}"

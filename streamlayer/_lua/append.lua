@@ -30,6 +30,13 @@ local p = {
 local epochs, armed = m[12], m[13]
 local insync, flush = tonumber(m[25] or 1), tonumber(m[26] or 0)
 
+-- What is no number fails here, not half way: scripts do not roll back.
+if not (p.next + p.segment + p.segment_base + p.segment_bytes + p.segment_at + p.tail_base + p.tail_len + p.max_timestamp
+  + p.deadline + p.retention_ms + p.retention_bytes + p.segment_position + p.trim_at + p.oldest_closed + p.start
+  + insync + flush + m[15] + m[16] < NO_NUMBER) then
+  return refuse('DAMAGED', 'a number of meta is none')
+end
+
 -- A batch that was taken before is answered again, whatever has changed since.
 local entry = false
 if producer ~= '' then
@@ -143,7 +150,7 @@ if short then save_tail(meta, p) else save_all(meta, p) end
 if producer ~= '' then
   redis.call('HSET', producers, producer,
     remember_batch(entry, producer_epoch, sequence, count, crc, base, now))
-  if not entry then redis.call('HSET', meta, 'scan', forget_idle_producers(producers, m[19] or '0', now)) end
+  if not entry then redis.call('HSET', meta, 'scan', forget_idle_producers(producers, tonumber(m[19]) or 0, now)) end
 end
 if armed then
   redis.call('HDEL', meta, 'armed')

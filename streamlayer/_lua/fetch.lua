@@ -79,7 +79,12 @@ elseif position < p.next then
   local base, have = p.tail_base, 0
   if tail_base == p.tail_base and tail_have <= p.tail_len then base, have = position, tail_have end
   local bytes = redis.call('GETRANGE', tail, have, -1)
-  if #bytes ~= p.tail_len - have then return refuse('DAMAGED', 'the tail is not as long as meta says') end
+  if #bytes ~= p.tail_len - have then
+    -- The next append would find it, but there may be none: who mends goes by this mark.
+    local damage = 'the tail is not as long as meta says'
+    redis.call('HSET', meta, 'damaged', damage)
+    return refuse('DAMAGED', damage)
+  end
   from = p.next
   add(base, from - 1, bytes)
 end

@@ -14,7 +14,8 @@ import redis
 from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
-from streamlayer._core.calls import Call
+from streamlayer._core.calls import Call, check_rights
+from streamlayer._core.keys import DEFAULT_NAMESPACE
 from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, parse_info
@@ -22,6 +23,7 @@ from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (
     AuthenticationFailedError,
+    AuthorizationError,
     RequestTimedOutError,
     ServerUnavailableError,
     StreamlayerError,
@@ -59,6 +61,7 @@ class Settings:
     :ivar kind: redis-py's connection class.
     :ivar options: its arguments.
     :ivar fake: whether the server is fakeredis, which takes no script flags.
+    :ivar namespace: what the keys begin with; each new connection looks whether it may use them.
     :ivar min_durability: what the server must give; each new connection looks.
     """
 
@@ -70,6 +73,7 @@ class Settings:
         self.fake = kind.__module__.partition(".")[0] == "fakeredis"
         self.allow_eviction = allow_eviction
         self.min_durability: DurabilityLevel | None = None
+        self.namespace = DEFAULT_NAMESPACE
 
     @property
     def silence_ms(self) -> float:
@@ -86,6 +90,7 @@ class Settings:
         return f"{self.options.get('host', 'localhost')}:{self.options.get('port', 6379)}"
 
 
+_RIGHTS = b"rights"
 _REPLICAS_WORDS = (redis.ReadOnlyError, MasterDownError)
 
 
@@ -100,6 +105,8 @@ def lost(error: Exception, place: str) -> StreamlayerError:
     """The error for a connection that ended while something was under way."""
     if isinstance(error, redis.TimeoutError):
         return RequestTimedOutError(f"{place} did not answer in time: {error}")
+    if not isinstance(error, (redis.RedisError, OSError)):
+        return ServerUnavailableError(f"{place} sent what is no answer ({error!r}); connection closed")
     return ServerUnavailableError(f"the connection to {place} was lost: {error}")
 
 
@@ -135,14 +142,14 @@ class Link:
         place = self.settings.place
         try:
             waiting.connect(connection, limit_ms)
-        except (redis.RedisError, OSError) as raised:
+        except Exception as raised:  # noqa: BLE001 - redis-py raises what it likes where a server answers nonsense
             self.close()
             error = _unwrapped(raised)
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{place} refused the login: {error_text(error)}") from error
             if isinstance(error, (redis.ResponseError, redis.BusyLoadingError)):
                 raise self._refused(error) from error
-            why = str(error).rstrip(".")
+            why = (str(error) or repr(error)).rstrip(".")
             msg = f"no connection to {place} ({why}). Is the server running there, and is the url right?"
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
@@ -168,34 +175,55 @@ class Link:
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
         commands: list[tuple[str, ...]] = [("INFO", "server"), ("INFO", "memory")]
         commands += [("SCRIPT", "LOAD", self._text(script)) for script in scripts.ALL]
+        rights = check_rights(self.settings.namespace)
         wanted = self.settings.min_durability
         loaded = len(commands)
         commands += durability.QUESTIONS if wanted is not None else ()
         replies: list[Any] = []
         try:
             request = [pack(command) for command in commands]
-            waiting.exchange(connection, request, replies, len(commands), limit_ms)
-        except redis.RedisError as error:
+            if not self.settings.fake:
+                request.append(self._pack(rights, _RIGHTS))
+            waiting.exchange(connection, request, replies, len(request), limit_ms)
+        except Exception as error:  # as above
             self.close()
             if isinstance(error, redis.AuthenticationError):
                 raise AuthenticationFailedError(f"{self.settings.place}: {error_text(error)}") from error
             if isinstance(error, redis.BusyLoadingError):
                 raise self._refused(error) from error
-            raise ServerUnavailableError(f"no connection to {self.settings.place}: {error}") from error
-        info = [reply.decode() for reply in replies[:2] if isinstance(reply, bytes)]
+            raise ServerUnavailableError(
+                f"no connection to {self.settings.place}: {str(error) or repr(error)}"
+            ) from error
+        info = [reply.decode(errors="replace") for reply in replies[:2] if isinstance(reply, bytes)]
         try:
             for reply in replies:  # before what they say is judged: a server that is busy has not told what it gives
                 if isinstance(reply, Exception) and is_retriable(error_text(reply)):
                     raise self._refused(reply) from reply
             check_server(parse_info("\n".join(info)), allow_eviction=self.settings.allow_eviction)
             if wanted is not None:
-                durability.check_durability(durability.durability_of(replies[loaded:]), wanted, self.settings.place)
+                durability.check_durability(
+                    durability.durability_of(replies[loaded : len(commands)]), wanted, self.settings.place
+                )
             for reply in replies[2:loaded]:
                 if isinstance(reply, Exception):
                     raise self._refused(reply) from reply
+            if not self.settings.fake:
+                self._check_rights(rights, replies[-1])
         except StreamlayerError:
             self.close()
             raise
+
+    def _check_rights(self, rights: Call[list[str]], reply: Any) -> None:
+        """Whether scripts may do all that they do: one that is stopped half way would leave half of it done."""
+        outcome = self._outcome(rights, _RIGHTS, reply)
+        if isinstance(outcome, Unanswered):
+            raise outcome.error
+        if isinstance(outcome, Exception):
+            raise self._refused(reply) if isinstance(reply, Exception) else outcome
+        if outcome:
+            missing = " ".join(f"+{name}" for name in outcome)
+            msg = f"{self.settings.place}: the server's ACL does not allow all that is needed: give the user {missing}"
+            raise AuthorizationError(msg)
 
     def _text(self, script: scripts.Script) -> str:
         return script.source if self.settings.fake else script.flagged
@@ -242,7 +270,7 @@ class Link:
         except redis.BusyLoadingError as error:
             replies.append(redis.ResponseError(error_text(error)))
             failure = error
-        except (redis.RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - as above: whatever it is, nothing more can be read
             failure = error
         outcomes = [self._outcome(call, tag, reply) for call, tag, reply in zip(calls, tags, replies, strict=False)]
         self._used_at = waiting.monotonic_ms()
@@ -260,7 +288,7 @@ class Link:
             return error_from_reply(error_text(reply), *_place_of(call), key=call.keys[0])
         if call.script is None and not self._out_of_step:
             return _parsed(call, reply)
-        if self._out_of_step or not isinstance(reply, list) or reply[0] != tag:
+        if self._out_of_step or not isinstance(reply, list) or reply[:1] != [tag]:
             # Somebody else's answer: this connection is out of step and nothing on it can be believed.
             self._out_of_step = True
             return Unanswered(ServerUnavailableError(f"{self.settings.place} answered another call; connection closed"))

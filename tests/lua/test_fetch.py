@@ -336,6 +336,14 @@ def test_missing_data_is_damage_and_never_skipped(log: Log, break_it: Callable[[
     assert log.fetch(position)[0] == "DAMAGED"
 
 
+def test_a_tail_of_another_length_is_marked(log: Log, redis_client: redis.Redis) -> None:
+    """What mends a partition goes by the mark, and a topic that nobody writes to has no append to make it."""
+    log.append(b"a")
+    redis_client.append(log.keys.tail, "x")
+    assert log.fetch(0) == ("DAMAGED", "the tail is not as long as meta says")
+    assert redis_client.hget(log.keys.meta, "damaged") == b"the tail is not as long as meta says"
+
+
 def test_a_topic_that_is_being_deleted_is_unknown(log: Log) -> None:
     """Between the first and the last step of a deletion nothing is read."""
     log.set_meta(state="deleting")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import resource
+import subprocess
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ import redis
 from streamlayer import Admin, Consumer, NewTopic, Producer, TopicPartition
 from streamlayer._core.rights import acl_rules
 from streamlayer.embedded import Server
+from streamlayer.errors import InsufficientDurabilityError
 from tests import servers
 from tests.old_server import OldServer
 from tests.system.test_cli import Cli
@@ -141,6 +145,44 @@ def test_who_can_do_little_is_told_why(server: Server, client: redis.Redis, righ
     findings = doctor(server.url.replace("redis://", "redis://app:secret@"), status=1)
     assert findings["rights"]["words"] == f"missing: {right}"
     assert findings["eviction"]["verdict"] == "ok"
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="only Linux limits another process")
+@pytest.mark.parametrize("kind", ["valkey", "redis"])
+def test_a_disk_that_is_full(kind: str, tmp_path: Path) -> None:
+    """While the append-only file cannot be written nothing is given, whatever the settings; afterwards it is again."""
+    command = [servers.binary(kind), "--port", "0", "--unixsocket", str(tmp_path / "s"), "--dir", str(tmp_path)]
+    command += ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+    url = f"unix://{tmp_path / 's'}"
+    with (
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, restore_signals=False) as process,  # SIGXFSZ stays ignored
+        redis.Redis.from_url(url) as client,
+    ):
+        try:
+            sync_wait_until(lambda: (tmp_path / "s").exists() and client.ping(), "the server answers")
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+            sync_wait_until(lambda: refused(client), "writes are refused")
+            finding = doctor(url, status=1)["durability"]
+            assert finding["words"].startswith("memory: ")
+            assert "disk" in finding["advice"]
+            wanted = Producer(url=url, min_durability="snapshot")
+            with pytest.raises(InsufficientDurabilityError, match="file failed"), wanted:
+                raise AssertionError("it connected")
+            resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+            sync_wait_until(lambda: not refused(client), "writes are taken")
+            with Producer(url=url, min_durability="second") as producer:
+                assert producer.send_and_wait("t", b"a").offset == 0
+        finally:
+            process.kill()
+
+
+def refused(client: redis.Redis) -> bool:
+    """Whether a write meets MISCONF."""
+    try:
+        client.set("ballast", bytes(100))
+    except redis.ResponseError as error:
+        return "AOF" in str(error)
+    return False
 
 
 def test_a_server_that_is_too_old() -> None:

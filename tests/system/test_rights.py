@@ -16,6 +16,7 @@ from streamlayer._core.rights import COMMANDS, OPTIONAL, acl_rules
 from streamlayer.embedded import Server
 from streamlayer.errors import AuthenticationFailedError, AuthorizationError
 from tests import servers
+from tests.system.test_cli import Cli
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
@@ -23,8 +24,8 @@ TP = TopicPartition("t", 0)
 BIG = bytes(5000)
 WAKING = ("publish", "subscribe", "unsubscribe", "ping")
 """Without these nobody is woken: new records are looked for once a second."""
-RARE = ("select", "hexists", "zrevrange", "hlen", "hscan")
-"""Used with another database than 0, at a change of the server's life, and where keys are somebody else's."""
+ELSEWHERE = ("select",)
+"""Used with another database than 0."""
 
 
 @pytest.fixture(scope="module", params=["valkey", "redis"])
@@ -79,9 +80,9 @@ def everything(url: str) -> None:
         admin.create_partitions({"t": 2})
         admin.alter_configs({"t": {"retention_ms": 3_600_000}})
         admin.alter_configs({"t": {"retention_ms": -1}})
+        assert not any(admin.check_topics(["t"]).values())
         admin.delete_records({TP: -1})
         assert admin.describe_topics(["t"])
-        assert not any(admin.check_topics(["t"]).values())
         assert admin.list_groups() == ["g"]
         assert admin.describe_groups(["g"])
         admin.reset_group_offsets("g", "earliest")
@@ -114,7 +115,7 @@ def test_with_just_these_rights_all_works(server: Server, client: redis.Redis) -
     assert {entry["object"] for entry in refused} <= {"client|setinfo"}  # Redis 7.0 does not know it
 
 
-@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*WAKING, *RARE}))
+@pytest.mark.parametrize("command", sorted({*COMMANDS} - {*WAKING, *ELSEWHERE}))
 def test_each_right_is_needed(server: Server, client: redis.Redis, command: str) -> None:
     """Without it something fails, at once, with an error that names it."""
     url = user(server, client, *rules(client), f"-{command}")
@@ -124,6 +125,30 @@ def test_each_right_is_needed(server: Server, client: redis.Redis, command: str)
     assert isinstance(caught.value, AuthorizationError), caught.value
     assert re.search(rf"give the user .*\+{re.escape(command)}\b", str(caught.value)), caught.value
     assert time.monotonic() - began < 5
+
+
+def test_another_database_is_a_right_too(server: Server, client: redis.Redis) -> None:
+    """Database 1 works with these rights; without `select` it is refused at once, by that name."""
+    url = user(server, client, *rules(client)).removesuffix("/0") + "/1"
+    with Producer(url=url) as producer:
+        assert producer.send_and_wait("t", b"a").offset == 0
+    client.execute_command("ACL", "SETUSER", "app", "-select")
+    with pytest.raises(AuthorizationError, match=r"\+select "), Producer(url=url):
+        raise AssertionError("it connected")
+
+
+def test_the_command_line_needs_no_more(server: Server, client: redis.Redis) -> None:
+    """A topic's life, typed: every command of it ends with status 0."""
+    cli = Cli(user(server, client, *rules(client)), "sl")
+    cli.run("topics", "create", "t", "--partitions", "2")
+    cli.run("produce", "t", given=b"a\nb\n")
+    out, _ = cli.run("consume", "t", "--group", "g", "--commit", "--max", "2")
+    assert len(out.splitlines()) == 2
+    cli.run("lag", "g")
+    cli.run("groups", "describe", "g")
+    cli.run("topics", "check", "t")
+    cli.run("groups", "delete", "g", "--yes")
+    cli.run("topics", "delete", "t", "--yes")
 
 
 @pytest.mark.parametrize("command", OPTIONAL)
@@ -143,6 +168,19 @@ def test_without_being_woken_records_are_read_all_the_same(
     told = [record.getMessage() for record in caplog.records if "no subscription" in record.getMessage()]
     assert len(told) <= 1
     assert bool(told) == (command == "subscribe")
+
+
+def test_who_lacks_a_right_harms_nobody(server: Server, client: redis.Redis) -> None:
+    """A script that stopped half way would leave a partition damaged for all: so nothing is run."""
+    with Producer(url=server.url) as producer:
+        producer.send_and_wait("t", b"acknowledged", partition=0)
+        for command in ("hset", "hdel", "zrange", "pexpireat", "hscan"):
+            with (
+                pytest.raises(AuthorizationError, match=rf"\+{command}\b"),
+                Producer(url=user(server, client, *rules(client), f"-{command}")) as other,
+            ):
+                other.send_and_wait("t", BIG, partition=0)
+        assert producer.send_and_wait("t", b"more", partition=0).offset == 1
 
 
 def test_keys_of_others(server: Server, client: redis.Redis) -> None:

@@ -19,6 +19,7 @@ import trustme
 
 from streamlayer import Admin, Consumer, Producer, ServerUnavailableError, aio
 from tests import servers
+from tests.system.test_cli import Cli
 from tests.waiting import sync_wait_until
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an authority's certificate, another authority's, and a server's certificate and key."""
+    """A folder with an authority's certificate, another authority's, a server's certificate and key, a client's."""
     folder = tmp_path_factory.mktemp("tls")
     ours, others = trustme.CA(), trustme.CA()
     ours.cert_pem.write_to_path(folder / "ca.pem")
@@ -34,6 +35,7 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Path:
     issued = ours.issue_cert("127.0.0.1", "localhost")
     issued.private_key_pem.write_to_path(folder / "key.pem")
     issued.cert_chain_pems[0].write_to_path(folder / "cert.pem")
+    ours.issue_cert("client").private_key_and_cert_chain_pem.write_to_path(folder / "client.pem")
     return folder
 
 
@@ -125,6 +127,25 @@ def test_a_server_that_nobody_vouches_for_is_refused_at_once(address: str, autho
     with pytest.raises(ServerUnavailableError, match="certificate verify failed"):
         asyncio.run(story())
     assert time.monotonic() - began < 2
+
+
+def test_a_server_that_asks_who_we_are(address: str, authority: Path) -> None:
+    """A client's certificate is a parameter of the URL, too, and the command line takes it; without it: at once."""
+    url = f"{address}?ssl_ca_certs={authority / 'ca.pem'}"
+    client = authority / "client.pem"
+    with redis.Redis.from_url(url, ssl_certfile=str(client), ssl_keyfile=str(client)) as operator:
+        operator.config_set("tls-auth-clients", "yes")
+        try:
+            began = time.monotonic()
+            with pytest.raises(ServerUnavailableError), Producer(url=url):
+                raise AssertionError("it connected")
+            assert time.monotonic() - began < 2
+            with Producer(url=f"{url}&ssl_certfile={client}&ssl_keyfile={client}") as producer:
+                assert producer.send_and_wait("w", b"a").offset == 0
+            findings, _ = Cli(f"{url}&ssl_certfile={client}&ssl_keyfile={client}", "sl").run("doctor", status=1)
+            assert "appendonly is no" in findings
+        finally:
+            operator.config_set("tls-auth-clients", "no")
 
 
 def test_an_idle_connection_is_kept_until_the_server_ends_it(address: str, authority: Path) -> None:

@@ -162,6 +162,7 @@ def test_calls_name_as_many_keys_and_arguments_as_the_headers() -> None:
         *every_call(partition_keys("sl", "orders", 0)),
         *every_group_call(group_keys("sl", "billing")),
         calls.registry("sl", "orders", b"", b""),
+        calls.check_rights("sl"),
     ]
     assert {call.script for call in called} == set(scripts.ALL)
     for call in called:

@@ -12,7 +12,7 @@ from streamlayer._core.runs import format_runs, parse_runs
 from streamlayer._types import TopicPartition
 
 TOPICS = st.from_regex(re.compile(r"[a-zA-Z0-9._-]{1,6}", re.ASCII), fullmatch=True)
-PARTITIONS = st.sets(st.builds(TopicPartition, TOPICS, st.integers(0, 12) | st.integers(0, 100_000)), max_size=40)
+PARTITIONS = st.sets(st.builds(TopicPartition, TOPICS, st.integers(0, 12) | st.integers(0, 99_999)), max_size=40)
 
 
 @given(PARTITIONS)

@@ -40,6 +40,7 @@ def test_urls_become_redis_pys(url: str, plain: str, namespace: str | None) -> N
         ("rediss+sentinel://h", "Redis Sentinel is not supported by this version"),
         ("redis+x://h", "scheme 'redis\\+x' is not known"),
         ("kafka+cluster://h", "is not known"),
+        ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs is for TLS, and url says redis://: use rediss://"),
     ],
 )
 def test_what_cannot_work_is_refused(url: object, words: str) -> None:

@@ -10,10 +10,13 @@ local function read_group(meta)
   local found = redis.pcall('HMGET', meta, 'min_v', 'epoch', 'version', 'seen', 'grace', 'expires')
   if found.err then return nil, raised(found, 'HMGET', meta) end
   if found[1] and tonumber(found[1]) > GROUP_LAYOUT then return nil, refuse('LAYOUT', found[1]) end
-  return {
+  local g = {
     there = found[1] ~= false, epoch = tonumber(found[2] or 0), version = tonumber(found[3] or 0),
     seen = tonumber(found[4] or 0), grace = tonumber(found[5] or 0), expires = tonumber(found[6] or 0),
   }
+  -- What is no number fails here, not half way: scripts do not roll back.
+  if not (g.epoch + g.version + g.seen + g.grace + g.expires < NO_NUMBER) then return nil, refuse('FOREIGN', meta) end
+  return g
 end
 
 -- A key that is somebody else's, if there is one. A group's keys have a placeholder each, so that none is ever absent.
@@ -71,7 +74,7 @@ local function parse_topics(packed)
   local counts, about, number = {}, { version = {}, first = {} }, 0
   for topic, count, version, first in string.gmatch(packed, '([^:;]+):(%d+):(%d+):(%d+)') do
     number = number + 1
-    counts[number], counts[topic] = topic, tonumber(count)
+    counts[number], counts[topic] = topic, math.min(tonumber(count), HIGHEST)
     about.version[topic], about.first[topic] = tonumber(version), tonumber(first)
   end
   return counts, about

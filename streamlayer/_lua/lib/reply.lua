@@ -11,6 +11,8 @@ local function raised(found, command, key)
   return redis.error_reply(words .. ' (' .. command .. ')')
 end
 
+local NO_NUMBER = 2 ^ 60 -- more than any sum of offsets, sizes and times: `inf`, and what else a text may be taken for
+
 local function int(number)
   return string.format('%d', number)
 end

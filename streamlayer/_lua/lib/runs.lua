@@ -1,15 +1,19 @@
 -- Sets of partitions as runs: "orders:0-3,5;users:1", topics sorted. As a table: topic -> { { from, to }, ... }, the runs
 -- sorted and apart, and the topics' names as its list, so that they need not be sorted again. What thousands of
--- partitions cost is what their runs cost. Runs are never changed in place: tables may share them.
+-- partitions cost is what their runs cost. Runs are never changed in place: tables may share them. No partition has a
+-- higher number: what says so was spoiled, and nobody may count through it while the server waits.
+local HIGHEST = 99999
+
 local function parse_runs(packed)
   local runs, count = {}, 0
   for topic, list in string.gmatch(packed, '([^:;]+):([^;]+)') do
     local found, only = {}, tonumber(list)
-    if only then
+    if only and only <= HIGHEST then
       found[1] = { only, only }
     else
       for from, to in string.gmatch(list, '(%d+)%-?(%d*)') do
-        found[#found + 1] = { tonumber(from), tonumber(to) or tonumber(from) }
+        from, to = math.min(tonumber(from), HIGHEST), tonumber(to)
+        found[#found + 1] = { from, math.min(to or from, HIGHEST) }
       end
     end
     count = count + 1

@@ -38,7 +38,7 @@ class Steps:
         self.execute = client.execute
         client.execute = self._one_by_one  # type: ignore[method-assign]
 
-    async def _one_by_one(self, batch: Sequence[Call[Any]], limit_ms: float = 5000) -> list[Any]:
+    async def _one_by_one(self, batch: Sequence[Call[Any]], limit_ms: float = waiting.REPLY_TIMEOUT_MS) -> list[Any]:
         outcomes: list[Any] = []
         for call in batch:
             if not self.left:

@@ -136,6 +136,22 @@ async def test_what_only_readers_have_met_is_repaired_too(
     assert [value[:1] for value in sorted(await stored_values(aio_args, "t"))] == [b"0", b"1", b"2", b"3"]
 
 
+async def test_what_only_a_reader_has_met_can_be_repaired(
+    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """Nobody writes to the topic: the step that the reader's error names works all the same, at once."""
+    await create(aio_args, 1)
+    await produce(aio_args, range(3), count=1)
+    redis_client.append(f"{namespace}:t:{{t:0}}:tail", "half a record")
+    async with Consumer("t", **aio_args) as consumer, Admin(**aio_args) as admin:
+        with pytest.raises(PartitionDamagedError, match=r"the tail is not.*`streamlayer topics repair t`"):
+            await read(consumer, 1)
+        assert list(await admin.check_topics()) == [TP]
+        assert await admin.repair_partitions([TP]) == {TP: 3}
+        await produce(aio_args, range(3, 4), count=1)
+        assert [(record.offset, record.value) for record in await read(consumer, 1)] == [(3, b"3")]
+
+
 async def test_a_damaged_topic_can_be_deleted(
     aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
 ) -> None:

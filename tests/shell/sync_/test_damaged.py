@@ -136,6 +136,22 @@ def test_what_only_readers_have_met_is_repaired_too(
     assert [value[:1] for value in sorted(stored_values(sync_args, "t"))] == [b"0", b"1", b"2", b"3"]
 
 
+def test_what_only_a_reader_has_met_can_be_repaired(
+    sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """Nobody writes to the topic: the step that the reader's error names works all the same, at once."""
+    create(sync_args, 1)
+    produce(sync_args, range(3), count=1)
+    redis_client.append(f"{namespace}:t:{{t:0}}:tail", "half a record")
+    with Consumer("t", **sync_args) as consumer, Admin(**sync_args) as admin:
+        with pytest.raises(PartitionDamagedError, match=r"the tail is not.*`streamlayer topics repair t`"):
+            read(consumer, 1)
+        assert list(admin.check_topics()) == [TP]
+        assert admin.repair_partitions([TP]) == {TP: 3}
+        produce(sync_args, range(3, 4), count=1)
+        assert [(record.offset, record.value) for record in read(consumer, 1)] == [(3, b"3")]
+
+
 def test_a_damaged_topic_can_be_deleted(
     sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
 ) -> None:

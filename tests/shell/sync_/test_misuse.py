@@ -85,6 +85,8 @@ def test_an_unknown_option_names_the_nearest_or_explains_kafkas(kind: Any, optio
         (Producer, {"url": "redis+cluster://h"}, "Redis Cluster is not supported by this version"),
         (Producer, {"url": "redis://h:port/0"}, "url"),
         (Producer, {"url": "redis://h/0?socket_timeout=soon"}, "url"),
+        (Producer, {"url": "redis://h/0?socket_timeouts=3"}, "socket_timeouts"),
+        (Producer, {"url": "rediss://h/0?ssl_ca_certs=/nowhere.pem"}, "ssl_ca_certs='/nowhere.pem': there is no such"),
         (Producer, {"url": 6379}, "url must look like"),
         (Consumer, {"url": "redis://h", "redis": object()}, "pass url= or redis=, not both"),
         (Consumer, {"redis": object()}, "pass a redis-py client"),
