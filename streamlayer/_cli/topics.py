@@ -232,12 +232,12 @@ def repair(
             output.print_table(
                 ("TOPIC", "PARTITION", "CONTRADICTION"), [(*place, words) for place, words in found.items()]
             )
-            typer.confirm("Give up all records of these, if they are marked as damaged?", abort=True, err=True)
+            typer.confirm("Give up all records of these, where only that helps?", abort=True, err=True)
         starts = admin.repair_partitions(found)
     for place, start in starts.items():
         print(f"{place.topic}[{place.partition}] goes on at {start}")
     if not starts:
-        print(f"nothing of {name} is marked as damaged")
+        print(f"there is nothing to repair in {name}")
 
 
 @app.command(epilog=examples("streamlayer topics delete orders", "streamlayer topics delete old older --yes"))

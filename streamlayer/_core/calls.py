@@ -507,21 +507,27 @@ def delete_records(keys: PartitionKeys, *, topic_id: str, before: int, segment: 
     )
 
 
-def read_damage(keys: PartitionKeys) -> Call[str]:
-    """What contradicts in a partition that is marked as damaged; empty if it is not."""
-    return Call(None, (keys.meta,), ("HGET", keys.meta, "damaged"), lambda reply: (reply or b"").decode())
+def read_damage(keys: PartitionKeys) -> Call[tuple[str, int]]:
+    """Why a partition is marked as damaged (empty if it is not), and the offset that its next record would get."""
+    return Call(None, (keys.meta,), ("HMGET", keys.meta, "damaged", "next"), _damage)
 
 
-def repair_partition(keys: PartitionKeys, *, topic_id: str, damage: str, segment: int = 0) -> Call[int]:
+def _damage(reply: Reply) -> tuple[str, int]:
+    damage, end = reply
+    return (damage or b"").decode(), int(end)
+
+
+def repair_partition(keys: PartitionKeys, *, topic_id: str, damage: str, end: int, segment: int = 0) -> Call[int]:
     """Have a damaged partition go on without what it holds; the answer is where the log begins now.
 
-    :param damage: what ``read_damage`` told: another damage than this is left alone.
+    :param damage: what ``read_damage`` told, like
+    :param end: this. If either is another by now, nothing is done.
     :param segment: the segment believed to be open.
     """
     return Call(
         scripts.REPAIR_PARTITION,
         (keys.meta, keys.tail, keys.segs, *keys.segment(segment)),
-        (topic_id, damage, segment),
+        (topic_id, damage, end, segment),
         lambda reply: int(reply[0]),
     )
 

@@ -67,8 +67,8 @@ if position < p.tail_base then
     local found = redis.call('ZRANGEBYSCORE', index, int(from), '+inf', 'WITHSCORES', 'LIMIT', 0, wanted)
     for i = 1, #found, 2 do
       local bytes = redis.call('HGET', log, found[i])
+      if size > 0 and (not bytes or size + #bytes > max_bytes) then return reply end
       if not bytes then return refuse('DAMAGED', 'field ' .. found[i] .. ' is gone') end
-      if size > 0 and size + #bytes > max_bytes then return reply end
       from = tonumber(found[i + 1]) + 1
       add(tonumber(found[i]), from - 1, bytes)
     end

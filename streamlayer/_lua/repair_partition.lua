@@ -1,12 +1,13 @@
 -- repair_partition: have a damaged partition go on without what it holds. No offset that it may have given comes again.
 -- KEYS: meta tail segs log index times
--- ARGV: topic_id damage segment:int
+-- ARGV: topic_id damage last_end:int segment:int
 -- returns: log_start
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT SEGMENT
 -- flags: allow-oom
 -- slot: one partition's
 -- cost: O(log(fields)); `trim` frees the segments that were closed
--- damage: what `meta` says of it. If it says something else by now, or nothing, nothing is done.
+-- damage, last_end: what `meta` says of it (empty if nobody has marked it yet), and its `next`. Where either is another by
+-- now, nothing is done: it was repaired already, or somebody appends to it.
 -- @include lib/reply
 -- @include lib/any_meta
 -- @include lib/epoch
@@ -15,7 +16,7 @@ local m, refusal = read_any_meta(meta, topic_id, 'next', 'segment', 'segment_bas
   'tail_base', 'retention_bytes', 'start', 'epochs')
 if not m then return refusal end
 local keys = { tail = tail, segs = segs, log = log, index = index, times = times }
-if m[3] ~= damage then return { tag, tonumber(m[12]) } end
+if (m[3] or '') ~= damage or tonumber(m[5]) ~= last_end then return { tag, tonumber(m[12]) } end
 local p = {
   next = tonumber(m[5]), segment = tonumber(m[6]), segment_base = tonumber(m[7]), segment_bytes = tonumber(m[8]),
   segment_position = tonumber(m[9]), tail_base = tonumber(m[10]), retention_bytes = tonumber(m[11]),

@@ -29,7 +29,7 @@ from streamlayer._core.checks import (
 )
 from streamlayer._core.durability import QUESTIONS, durability_of
 from streamlayer._core.entries import DELETING, MOST_PARTITIONS, TopicEntry
-from streamlayer._core.keys import check_name, partition_keys
+from streamlayer._core.keys import PartitionKeys, check_name, partition_keys
 from streamlayer._core.refusals import Refusal
 from streamlayer._types import Durability, NewTopic, PartitionDescription, TopicDescription, TopicPartition
 from streamlayer._waiting import threads as waiting
@@ -253,9 +253,10 @@ class Admin(GroupAdmin):
         Offsets go on behind all that were given; readers are told how many records they missed. Where the server's data
         can be mended, or a backup restored, do that instead.
 
-        :param tps: which; one that is not marked as damaged is left as it is.
+        :param tps: which; one in which nothing contradicts is left as it is. All that they hold is looked at.
         :returns: of those that were damaged: where the logs begin now.
         :raises UnknownTopicOrPartitionError: there is no such partition; those before it were repaired.
+        :raises ForeignDataError: a key is somebody else's: remove that first.
         """
         starts: dict[TopicPartition, int] = {}
         for given in tps:
@@ -268,17 +269,26 @@ class Admin(GroupAdmin):
 
     def _repair(self, tp: TopicPartition, topic_id: str) -> bool:
         keys = partition_keys(self._client.namespace, *tp)
-        damage = self._client.call(calls.read_damage(keys))
-        segment = 0
-        while damage:
-            call = calls.repair_partition(keys, topic_id=topic_id, damage=damage, segment=segment)
-            try:
-                self._client.call(call)
-            except Refusal as refusal:
-                segment = int(refusal.detail)
-            else:
-                return True
-        return False
+        repaired = False
+        while self._is_damaged(keys, topic_id):
+            damage, end = self._client.call(calls.read_damage(keys))
+            segment = 0
+            while True:
+                call = calls.repair_partition(keys, topic_id=topic_id, damage=damage, end=end, segment=segment)
+                try:
+                    self._client.call(call)
+                except Refusal as refusal:
+                    segment = int(refusal.detail)
+                else:
+                    break
+            repaired = True
+        return repaired
+
+    def _is_damaged(self, keys: PartitionKeys, topic_id: str) -> bool:
+        try:
+            return bool(self._contradiction(keys, topic_id))
+        except PartitionDamagedError:
+            return True
 
     def check_topics(self, names: Iterable[str] | None = None) -> dict[TopicPartition, str]:
         """Hold what is stored of topics against itself: offsets, fields, indexes, sizes. It reads all of it.
@@ -313,19 +323,12 @@ class Admin(GroupAdmin):
 
     def _check(self, name: str, number: int, entry: TopicEntry) -> str:
         keys = partition_keys(self._client.namespace, name, number)
-        checked = Checked(-1, 0, 0, "")
         try:
             layout = self._client.call(calls.describe_partition(keys, topic_id=entry.id))
             if (layout.partitions, layout.generation) != (entry.partitions, entry.generation):
                 there = f"{layout.partitions} partitions (generation {layout.generation})"
                 return f"it knows {there}, the registry {entry.partitions} (generation {entry.generation})"
-            while True:
-                call = calls.check(
-                    keys, topic_id=entry.id, segment=checked.segment, rank=checked.rank, size=checked.bytes
-                )
-                checked = self._client.call(call)
-                if checked.segment < 0 or checked.contradiction:
-                    return checked.contradiction
+            return self._contradiction(keys, entry.id)
         except (
             PartitionDamagedError,
             ForeignDataError,
@@ -333,6 +336,14 @@ class Admin(GroupAdmin):
             UnknownTopicOrPartitionError,
         ) as wrong:
             return str(wrong)
+
+    def _contradiction(self, keys: PartitionKeys, topic_id: str) -> str:
+        checked = Checked(-1, 0, 0, "")
+        while True:
+            call = calls.check(keys, topic_id=topic_id, segment=checked.segment, rank=checked.rank, size=checked.bytes)
+            checked = self._client.call(call)
+            if checked.segment < 0 or checked.contradiction:
+                return checked.contradiction
 
     def _names(self, names: Iterable[str] | None, method: str) -> list[str]:
         return self.list_topics() if names is None else check_names(method, names)

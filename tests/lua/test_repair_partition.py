@@ -24,10 +24,10 @@ def filled(client: redis.Redis, namespace: str) -> Log:
     return log
 
 
-def repair(log: Log, *, damage: str = TORN, segment: int = 2, topic_id: str | None = None) -> Any:
-    """Call it."""
-    given = log.topic_id if topic_id is None else topic_id
-    return log.run(calls.repair_partition(log.keys, topic_id=given, damage=damage, segment=segment))
+def repair(log: Log, *, damage: str = TORN, end: int | None = None, segment: int = 2) -> Any:
+    """Call it, as one who has just read what it says of itself."""
+    at = log.meta("next")[0] if end is None else end
+    return log.run(calls.repair_partition(log.keys, topic_id=log.topic_id, damage=damage, end=at, segment=segment))
 
 
 def _torn_roll(log: Log) -> None:
@@ -51,14 +51,18 @@ DAMAGES: dict[str, tuple[Callable[[Log], Any], int]] = {
 }
 
 
+@pytest.mark.parametrize("mark", [TORN, ""], ids=["marked", "found"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_it_goes_on_behind_all_that_was_given(redis_client: redis.Redis, namespace: str, damage: str) -> None:
+def test_it_goes_on_behind_all_that_was_given(
+    redis_client: redis.Redis, namespace: str, damage: str, mark: str
+) -> None:
     """Empty, at an end that is not below any trace of a record; appends, rolls and reads are sound from there."""
     log = filled(redis_client, namespace)
     break_it, end = DAMAGES[damage]
     break_it(log)
-    log.set_meta(damaged=TORN)
-    assert repair(log) == end
+    if mark:
+        log.set_meta(damaged=mark)
+    assert repair(log, damage=mark) == end
     assert (log.describe().log_start, log.describe().next) == (end, end)
     log.trim_all()
     assert log.members() == []
@@ -88,7 +92,8 @@ def test_twice_or_late_it_does_nothing(redis_client: redis.Redis, namespace: str
     assert repair(log) == 12
     log.append(b"12")
     kept = log.dump()
-    assert repair(log) == 12
+    assert repair(log, end=12) == 12
+    assert repair(log, damage="", end=12) == 12
     assert log.dump() == kept
     log.set_meta(damaged="something else")
     kept = log.dump()
@@ -111,7 +116,7 @@ def _with_meta(**meta: Any) -> Callable[[Log], Any]:
 
 REFUSALS: dict[str, Callable[[Log], Any]] = {
     "FOREIGN": _foreign,
-    "UNKNOWN_TOPIC": lambda log: (log.run.client.delete(log.keys.meta), repair(log))[1],
+    "UNKNOWN_TOPIC": lambda log: (log.run.client.delete(log.keys.meta), repair(log, end=12))[1],
     "TOPIC_REPLACED": _with_meta(id="another"),
     "LAYOUT": _with_meta(min_v=2),
     "SEGMENT": lambda log: repair(log, segment=0),

@@ -112,7 +112,7 @@ def test_the_partitions_records_are_given_up(server: Server) -> None:
     (offset,) = map(int, re.findall(r"orders\[0\] goes on at (\d+)", out))
     assert offset >= 3
     assert cli.run("topics", "check")[0] == "nothing contradicts\n"
-    assert cli.run("topics", "repair", "orders")[0] == "nothing of orders is marked as damaged\n"
+    assert cli.run("topics", "repair", "orders")[0] == "there is nothing to repair in orders\n"
     assert send(server, TORN, b"new") == offset
     kill(server)
     server.start()

@@ -73,7 +73,7 @@ def every_call(keys: PartitionKeys) -> list[Call[Any]]:
             max_message_bytes=1,
         ),
         calls.delete_records(keys, topic_id="i", before=5, segment=7),
-        calls.repair_partition(keys, topic_id="i", damage="torn", segment=7),
+        calls.repair_partition(keys, topic_id="i", damage="torn", end=5, segment=7),
         calls.freeze_partition(keys, topic_id="i", generation=2, partitions=3),
         calls.grow_partition(keys, topic_id="i", generation=2, partitions=3),
         calls.check(keys, topic_id="i", segment=7),

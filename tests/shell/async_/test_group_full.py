@@ -24,7 +24,7 @@ QUICK = {"heartbeat_interval_ms": 100, "session_timeout_ms": 1000}
 async def fill_with_ours(url: str, client: redis.Redis) -> None:
     """Send until the server refuses."""
     limit_memory(client)
-    async with Producer(url=url, num_partitions=1, linger_ms=0, delivery_timeout_ms=300) as producer:
+    async with Producer(url=url, num_partitions=1, linger_ms=0, delivery_timeout_ms=1000) as producer:
         with pytest.raises(ServerFullError):
             for _ in range(10_000):
                 await producer.send_and_wait(OURS.topic, b"x" * 60_000)
@@ -123,7 +123,7 @@ async def test_retention_makes_room(own_server: Server, own_client: redis.Redis)
     url = own_server.url
     async with Admin(url=url) as admin:
         await admin.create_topics(
-            [NewTopic(OURS.topic, 1, config=TopicConfig(retention_ms=2000)), NewTopic("other", 1)]
+            [NewTopic(OURS.topic, 1, config=TopicConfig(retention_ms=3000)), NewTopic("other", 1)]
         )
     async with Producer(url=url) as producer:
         await producer.partitions_for("other")

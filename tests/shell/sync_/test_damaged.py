@@ -66,7 +66,7 @@ def test_the_others_are_read_and_it_goes_on_when_it_is_mended(
             damage(redis_client, namespace)
         values, errors = polled(consumer, 0.7)
         assert values == [b"1", b"2", b"4", b"5", b"7", b"8"]
-        assert 1 <= len(errors) <= 2
+        assert 1 <= len(errors) <= 5  # of some thirty polls: at first, when its channel is heard, in its turn
         with pytest.raises(PartitionDamagedError, match=STEP):
             raise errors[0]
         redis_client.hdel(key_of(namespace), "damaged")
@@ -113,6 +113,27 @@ def test_repaired_it_goes_on_without_its_records(
         with pytest.raises(UnknownTopicOrPartitionError):
             admin.repair_partitions([TopicPartition("u", 0)])
     assert sorted(stored_values(sync_args, "t")) == [b"1", b"2", b"4", b"5", b"7", b"8", b"new", b"taken"]
+
+
+def test_what_only_readers_have_met_is_repaired_too(
+    sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
+) -> None:
+    """A field in the middle is gone: nobody has marked it, and appends go on. What is sound is left as it is."""
+    create(sync_args, COUNT)
+    with Producer(**sync_args) as producer, Admin(**sync_args) as admin:
+        for i in range(3):
+            for partition in range(2):
+                producer.send_and_wait("t", b"%d" % i + bytes(5000), partition=partition)
+        redis_client.hdel(f"{namespace}:t:{{t:0}}:log:0", f"{1:016d}")
+        with Consumer("t", **sync_args) as consumer:
+            values, errors = polled(consumer, 0.3)
+        assert [value[:1] for value in values] == [b"0", b"0", b"1", b"2"]
+        with pytest.raises(PartitionDamagedError, match=r"field 0000000000000001 is gone.*streamlayer topics repair t"):
+            raise errors[0]
+        assert admin.repair_partitions(sorted(partitions(COUNT))) == {TP: 3}
+        assert (producer.send_and_wait("t", b"3", partition=0)).offset == 3
+        assert admin.check_topics() == {}
+    assert [value[:1] for value in sorted(stored_values(sync_args, "t"))] == [b"0", b"1", b"2", b"3"]
 
 
 def test_what_only_a_reader_has_met_can_be_repaired(
