@@ -19,10 +19,19 @@ from streamlayer.embedded import Server
 from streamlayer.errors import RequestTimedOutError, ServerUnavailableError
 from tests import servers
 from tests.beside import aio_beside
-from tests.shell.async_.members import Told, create, member, partitions, produce
+from tests.shell.async_.members import Told, create, drain, member, numbers, partitions, produce
 from tests.shell.async_.reading import stored_values
 from tests.shell.conftest import REAL, Pair
-from tests.shell.survivors import FAULTS, Place, busy, kill_connections, refused
+from tests.shell.survivors import (
+    FAULTS,
+    Fault,
+    Place,
+    busy,
+    disk_failing,
+    kill_connections,
+    refused,
+    without_replicas,
+)
 from tests.system.proxy import Proxy
 from tests.waiting import aio_wait_until
 
@@ -141,6 +150,21 @@ async def test_a_fault_that_lasts(fault: str, place: Place, caplog: pytest.LogCa
         assert counted(caplog, logging.WARNING, "") <= 4, caplog.text
         assert counted(caplog, logging.ERROR, "") == 0
         assert took < RECOVERED_S
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+@pytest.mark.parametrize("fault", [disk_failing, without_replicas])
+async def test_what_is_there_is_read_where_only_writes_are_refused(place: Place, fault: Fault) -> None:
+    """MISCONF, NOREPLICAS: all that the log holds is read, health says what is the matter, and what comes later too."""
+    await create({"url": place.server.url}, COUNT)
+    await produce({"url": place.server.url}, range(5 * COUNT), count=COUNT)
+    async with Consumer("t", url=place.server.url, max_poll_records=7) as consumer:
+        with fault(place):
+            assert numbers(await drain(consumer, until=5 * COUNT)) == list(range(5 * COUNT))
+            assert consumer.health().state == "retrying"
+        await produce({"url": place.server.url}, range(COUNT), count=COUNT)
+        assert numbers(await drain(consumer, until=COUNT)) == list(range(COUNT))
+        assert consumer.health().ok
 
 
 @pytest.mark.parametrize("place", REAL[-1:], indirect=True)
