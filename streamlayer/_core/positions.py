@@ -13,12 +13,13 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from streamlayer._core.calls import Call, Fetched, Field, fetch
 from streamlayer._core.codec import Frame, FrameError, decode_frames, frames_behind
 from streamlayer._core.keys import PartitionKeys
 from streamlayer._core.refusals import where
+from streamlayer._core.truncation import diverged_at
 from streamlayer._types import ConsumerRecord, TopicPartition
 from streamlayer.errors import CorruptRecordError, RecordDeserializationError, StreamlayerError
 
@@ -38,6 +39,19 @@ def pairs_crossed(epochs: str, position: int) -> tuple[str, float]:
     return ",".join(pairs[-PAIRS_KEPT:]), math.inf
 
 
+class Left(NamedTuple):
+    """How far a reader had come in a partition that it gave up, or lost: what it knows if it reads it again.
+
+    :ivar topic_id: the log.
+    :ivar end: behind the last record that was handed out.
+    :ivar epochs: the log's, as they were then.
+    """
+
+    topic_id: str
+    end: int
+    epochs: str
+
+
 class PartitionPosition:
     """One partition of a consumer.
 
@@ -50,6 +64,7 @@ class PartitionPosition:
     :ivar cut_back: the server lost records that were read; ended by who has taken note of it.
     :ivar sought: how many seeks there were.
     :ivar placed: whether something was fetched since the last: the segment is known then.
+    :ivar left: how far this reader had come before, under an earlier assignment; looked at with the next fetch.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
     """
 
@@ -80,6 +95,7 @@ class PartitionPosition:
         self._stored = b""
         self.buffered = 0
         self.cut_off = False
+        self.left: Left | None = None
 
     # --- fetching ----------------------------------------------------------------------------------------------------
 
@@ -125,6 +141,22 @@ class PartitionPosition:
             self._epochs = reply.epochs
             self._pairs, self._next_epoch = pairs_crossed(reply.epochs, position)
         return size
+
+    def leave(self) -> Left | None:
+        """What to remember of it; ``None`` if nothing was read."""
+        return Left(self.topic_id, self.position, self._epochs) if self._epochs else self.left
+
+    def lost_since(self) -> tuple[int, int] | None:
+        """Where the log parted below what was handed out under an earlier assignment, and how many of these are gone.
+
+        Told once: a committed offset may lie before that point, and what comes then has offsets that were given before.
+        """
+        left, self.left = self.left, None
+        if left is None or left.topic_id != self.topic_id or not self._epochs:
+            return None
+        point = diverged_at(left.epochs, self._epochs)
+        point = min(math.inf if point is None else point, self.highwater or 0)
+        return (int(point), left.end - int(point)) if point < left.end else None
 
     def _remember_tail(self, reply: Fetched) -> None:
         """How much of the tail the reader has, so that the next fetch asks for the rest of it only."""
@@ -179,7 +211,9 @@ class PartitionPosition:
         :returns: how many records that were handed out are gone.
         """
         self.cut_back = True
-        lost = max(0, self.position - diverged_at)
+        before = self.left.end if self.left is not None and self.left.topic_id == self.topic_id else 0
+        self.left = None
+        lost = max(0, max(self.position, before) - diverged_at)
         self.position = min(self.position, diverged_at)
         self.drop()  # the epochs crossed still tell what comes before
         return lost

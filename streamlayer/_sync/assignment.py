@@ -15,7 +15,7 @@ from streamlayer._sync.registry import open_topic
 from streamlayer._core.checks import check_assigned, check_partition
 from streamlayer._core.entries import DELETING, READY, USABLE, TopicEntry
 from streamlayer._core.keys import check_name, partition_keys, registry_channel
-from streamlayer._core.positions import PartitionPosition
+from streamlayer._core.positions import Left, PartitionPosition
 from streamlayer._core.refusals import where
 from streamlayer._types import TopicPartition
 from streamlayer._waiting import threads as waiting
@@ -54,6 +54,7 @@ class Assignment:
         self._by_hand: list[TopicPartition] = []
         self._seeks: dict[TopicPartition, int] = {}
         self._pauses: set[TopicPartition] = set()
+        self._left: dict[TopicPartition, Left | None] = {}
         self._channels: dict[str, TopicPartition] = {}
         self._channels_of: dict[TopicPartition, PartitionPosition] | None = None
         self._seen_once = False
@@ -225,6 +226,7 @@ class Assignment:
     def end(self, tps: AbstractSet[TopicPartition]) -> list[PartitionPosition]:
         """Stop to read partitions; those that were read are returned."""
         ended = [position for tp, position in self.positions.items() if tp in tps]
+        self._left |= {position.tp: position.leave() for position in ended}
         self.positions = {tp: position for tp, position in self.positions.items() if tp not in tps}
         self._pauses -= tps
         return ended
@@ -232,7 +234,9 @@ class Assignment:
     def _position(self, tp: TopicPartition, entry: TopicEntry) -> PartitionPosition:
         check_partition(tp.topic, tp.partition, entry.partitions)
         keys = partition_keys(self._client.namespace, *tp)
-        return PartitionPosition(tp, keys, entry.id, entry.generation, 0)
+        position = PartitionPosition(tp, keys, entry.id, entry.generation, 0)
+        position.left = self._left.pop(tp, None)
+        return position
 
     def _note_missing(self, wanted: set[str], ready: Mapping[str, TopicEntry]) -> None:
         """Warn once of each topic that is waited for; read it from its first record when it comes."""

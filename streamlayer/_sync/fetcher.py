@@ -148,6 +148,7 @@ class Fetcher:
         """Take one answer in; if it was trouble with the server, that is returned."""
         if isinstance(outcome, Fetched):
             position.fetched(outcome)
+            self._look_back(position)
             if outcome.generation != position.generation:
                 position.generation = outcome.generation
                 self._assignment.changed()
@@ -211,6 +212,26 @@ class Fetcher:
                 "%s: the server lost the log's end; going on at %d, %d records that were read are gone",
                 where(*position.tp), diverged_at, lost,
             )  # fmt: skip
+
+    def _look_back(self, position: PartitionPosition) -> None:
+        """Whether the log lost what this consumer read in an earlier assignment: its position may lie before."""
+        loss = position.lost_since()
+        if loss is None:
+            return
+        diverged_at, lost = loss
+        self._count_lost(lost)
+        if self._options.auto_offset_reset == "none":
+            position.drop()
+            msg = (
+                f"{where(*position.tp)}: the server lost records from offset {diverged_at} on; {lost} of them were "
+                f"read under an earlier assignment. The position is {position.position}. Seek to go on"
+            )
+            position.error = LogTruncationError(msg, diverged_at, lost)
+            return
+        logger.warning(
+            "%s: the server lost the log's end from %d on; %d records that were read in an earlier assignment are gone",
+            where(*position.tp), diverged_at, lost,
+        )  # fmt: skip
 
     def _count_lost(self, lost: int | None) -> None:
         self.truncations += 1

@@ -17,6 +17,7 @@ from tests.shell.async_.reading import read
 from tests.shell.async_.test_truncation import power_failure
 from tests.shell.conftest import Pair
 from tests.system.proxy import Proxy
+from tests.waiting import aio_wait_until
 
 TP = TopicPartition("t", 0)
 
@@ -126,3 +127,38 @@ async def test_there_and_back(pair: Pair) -> None:
         async with member(front.url) as consumer:
             assert [record.value for record in await read(consumer, 4)] == [b"new3", b"new4", b"new5", b"new6"]
             assert consumer.metrics() == (1, 2, 0)
+
+
+@pytest.mark.parametrize("reset", ["earliest", "none"])
+async def test_a_member_whose_joining_was_lost_too_is_told_what_it_had_read(
+    own_server: Server, caplog: pytest.LogCaptureFixture, reset: str
+) -> None:
+    """It joins anew and begins at the committed offset, where nothing contradicts; but it had read on."""
+    await send(own_server.url, b"0", b"1", b"2")
+    async with member(own_server.url) as first:
+        await read(first, 3)
+        await first.commit()
+    async with member(
+        own_server.url, auto_offset_reset=reset, session_timeout_ms=1000, heartbeat_interval_ms=100
+    ) as one:
+        with power_failure(own_server):
+            await send(own_server.url, b"lost3", b"lost4")
+            assert [record.value for record in await read(one, 2)] == [b"lost3", b"lost4"]
+            before = one.group_metadata()
+        await send(own_server.url, b"new3", b"new4", b"new5")
+
+        async def joined_anew() -> bool:
+            async with Admin(url=own_server.url) as admin:
+                members = (await admin.describe_groups(["g"]))["g"].members
+            return before is not None and bool(members) and members[0].member_id != before.member_id
+
+        await aio_wait_until(joined_anew, "it has joined anew")
+        if reset == "none":
+            with pytest.raises(LogTruncationError, match=r"t\[0\].*earlier assignment") as caught:
+                await read(one, 1)
+            assert (caught.value.diverged_at, caught.value.lost) == (3, 2)
+            one.seek(TP, 3)
+        assert [record.value for record in await read(one, 3)] == [b"new3", b"new4", b"new5"]
+        assert one.metrics() == (1, 2, 0)
+    told = [r.getMessage() for r in caplog.records if "earlier assignment" in r.getMessage()]
+    assert len(told) == (1 if reset == "earliest" else 0)

@@ -56,11 +56,11 @@ def before_round_trip(consumer: Consumer[Any, Any], number: int, do: Callable[[]
     execute = consumer._client.execute
     trips = [0]
 
-    def counting(batch: Sequence[Any]) -> list[Any]:
+    def counting(batch: Sequence[Any], *limit: float) -> list[Any]:
         trips[0] += 1
         if trips[0] == number:
             do()
-        return execute(batch)
+        return execute(batch, *limit)
 
     consumer._client.execute = counting  # type: ignore[method-assign]
 
