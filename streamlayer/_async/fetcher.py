@@ -14,7 +14,7 @@ from streamlayer._async.offsets import EARLIEST, LATEST, Offsets
 from streamlayer._config import ConsumerOptions
 from streamlayer._core.calls import Fetched
 from streamlayer._core.positions import PartitionPosition
-from streamlayer._core.refusals import Refusal, where
+from streamlayer._core.refusals import Refusal, only_writes_are_refused, where
 from streamlayer._core.retry import backoff_ms
 from streamlayer._types import Health
 from streamlayer._waiting import aio as waiting
@@ -127,10 +127,18 @@ class Fetcher:
         for position in asked:
             if not position.placed:
                 self._offsets.name_segment(position)
-        outcomes = await self._client.execute([position.fetch_call(most, arm=True) for position in asked])
+        outcomes = await self._client.execute([position.fetch_call(most) for position in asked])
         trouble: StreamlayerError | None = None
+        unarmed: list[PartitionPosition] = []
         for position, outcome in zip(asked, outcomes, strict=True):
             trouble = await self._take_in(position, outcome) or trouble
+            if isinstance(outcome, StreamlayerError) and only_writes_are_refused(outcome):
+                unarmed.append(position)
+        if unarmed:  # what is there can be read all the same
+            outcomes = await self._client.execute([position.fetch_call(most, peek=True) for position in unarmed])
+            for position, outcome in zip(unarmed, outcomes, strict=True):
+                await self._take_in(position, outcome)
+                position.waiting = False
         if trouble is None:
             self._out_of_trouble()
         else:

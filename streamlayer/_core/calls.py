@@ -301,6 +301,7 @@ def fetch(
     tail: tuple[int, int] = (-1, 0),
     pairs: str = "",
     arm: bool = True,
+    peek: bool = False,
 ) -> Call[Fetched]:
     """Read from a position.
 
@@ -309,12 +310,13 @@ def fetch(
     :param tail: the tail's base and how many of its bytes the reader has, where the position is right behind them.
     :param pairs: ``number:token`` of the last epochs the reader crossed, with commas; empty after a bare seek.
     :param arm: wake this reader when the log's end was reached and more comes.
+    :param peek: write nothing, so do not arm either.
     """
     log, index, _ = keys.segment(segment)
     return Call(
-        scripts.FETCH,
+        scripts.PEEK if peek else scripts.FETCH,
         (keys.meta, keys.tail, keys.segs, log, index),
-        (topic_id, position, max_bytes, segment, tail[0], tail[1], pairs, int(arm)),
+        (topic_id, position, max_bytes, segment, tail[0], tail[1], pairs, int(arm and not peek)),
         _fetched,
     )
 

@@ -99,8 +99,11 @@ class PartitionPosition:
 
     # --- fetching ----------------------------------------------------------------------------------------------------
 
-    def fetch_call(self, max_bytes: int, *, arm: bool) -> Call[Fetched]:
-        """Ask for what is behind all that was fetched."""
+    def fetch_call(self, max_bytes: int, *, peek: bool = False) -> Call[Fetched]:
+        """Ask for what is behind all that was fetched, and to be woken when there is more.
+
+        :param peek: of a server that refuses writes: nobody is woken.
+        """
         return fetch(
             self.keys,
             topic_id=self.topic_id,
@@ -109,7 +112,7 @@ class PartitionPosition:
             segment=self.segment,
             tail=self._tail,
             pairs=self._pairs,
-            arm=arm,
+            peek=peek,
         )
 
     def fetched(self, reply: Fetched) -> int:

@@ -198,6 +198,14 @@ def nonsense(what: str, topic: str, partition: int | None, key: str) -> Streamla
     )
 
 
+_ONLY_WRITES = ("MISCONF", "NOREPLICAS")
+
+
+def only_writes_are_refused(error: StreamlayerError) -> bool:
+    """Whether a primary refuses writes only. (So does a replica; but what it has may be old.)"""
+    return any(f"(the server said: {word}" in str(error) for word in _ONLY_WRITES)
+
+
 def is_retriable(text: str) -> bool:
     """Whether what the server answered will pass by itself."""
     found = error_from_reply(text)

@@ -98,10 +98,11 @@ def _locals(keys: list[str], args: list[str]) -> str:
     return "\n".join(lines)
 
 
-def load(name: str) -> Script:
+def load(name: str, flags: str | None = None) -> Script:
     """Read and check one script.
 
     :param name: the stem of its file.
+    :param flags: others than its header's, for a caller who has it do less.
     :raises ScriptError: the file breaks the rules.
     """
     text = _read(name)
@@ -113,7 +114,8 @@ def load(name: str) -> Script:
     if unlisted := used - errors - {"FOREIGN"}:
         msg = f"{name}.lua: the header does not list {', '.join(sorted(unlisted))}"
         raise ScriptError(msg)
-    flags = "" if header["flags"] == "-" else header["flags"]
+    if flags is None:
+        flags = "" if header["flags"] == "-" else header["flags"]
     source = f"{_locals(keys, args)}\n{body}\n"
     flagged = f"#!lua{' flags=' + flags if flags else ''}\n{source}"
     return Script(
@@ -131,6 +133,8 @@ def load(name: str) -> Script:
 
 APPEND: Final = load("append")
 FETCH: Final = load("fetch")
+PEEK: Final = load("fetch", "no-writes")
+"""The same where nothing is armed: it runs where a server refuses writes."""
 LIST_OFFSETS: Final = load("list_offsets")
 LIST_SEGMENTS: Final = load("list_segments")
 TRIM: Final = load("trim")
@@ -154,6 +158,7 @@ DELETE_GROUP: Final = load("delete_group")
 ALL: Final = (
     APPEND,
     FETCH,
+    PEEK,
     LIST_OFFSETS,
     LIST_SEGMENTS,
     TRIM,

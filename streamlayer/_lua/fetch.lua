@@ -82,7 +82,7 @@ elseif position < p.next then
   if #bytes ~= p.tail_len - have then
     -- The next append would find it, but there may be none: who mends goes by this mark.
     local damage = 'the tail is not as long as meta says'
-    redis.call('HSET', meta, 'damaged', damage)
+    redis.pcall('HSET', meta, 'damaged', damage) -- not where nothing may be written
     return refuse('DAMAGED', damage)
   end
   from = p.next

@@ -73,7 +73,7 @@ def records(log: Log) -> dict[int, bytes] | Exception:
     position = PartitionPosition(TP, log.keys, log.topic_id, 1, ends.log_start)
     found: dict[int, bytes] = {}
     for _ in range(100):
-        answer: Any = log.run(position.fetch_call(1 << 20, arm=False))
+        answer: Any = log.run(position.fetch_call(1 << 20, peek=True))
         if isinstance(answer, Refusal) and answer.word == "SEGMENT":
             position.segment = int(answer.detail)
             continue

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import redis
 
-from streamlayer._core import scripts
+from streamlayer._core import calls, scripts
 from streamlayer._core.codec import decode_frames
 from tests.lua.run import WEEK_MS, Log, new_log, promote, values_from, word_of
 
@@ -348,3 +348,19 @@ def test_a_topic_that_is_being_deleted_is_unknown(log: Log) -> None:
     """Between the first and the last step of a deletion nothing is read."""
     log.set_meta(state="deleting")
     assert log.fetch(0)[0] == "UNKNOWN_TOPIC"
+
+
+def test_a_peek_writes_nothing(log: Log) -> None:
+    """It runs where a server refuses writes: it arms nothing, and marks no damage, but tells it."""
+    log.append(b"a")
+    given = {"topic_id": log.topic_id, "max_bytes": 1 << 20, "segment": 0}
+    before = log.dump()
+    peeked = log.run(calls.fetch(log.keys, position=0, peek=True, **given))
+    assert (peeked.next, len(peeked.fields)) == (1, 1)
+    assert log.run(calls.fetch(log.keys, position=1, peek=True, **given)).next == 1
+    assert log.dump() == before
+    log.run.client.append(log.keys.tail, "half")
+    before = log.dump()
+    if not log.run.fake:  # it knows no flags
+        assert word_of(log.run(calls.fetch(log.keys, position=0, peek=True, **given))) == "DAMAGED"
+        assert log.dump() == before

@@ -47,6 +47,7 @@ def every_call(keys: PartitionKeys) -> list[Call[Any]]:
             frame=b"",
         ),
         calls.fetch(keys, topic_id="i", position=0, max_bytes=1, segment=7),
+        calls.fetch(keys, topic_id="i", position=0, max_bytes=1, segment=7, peek=True),
         calls.list_offsets(keys, topic_id="i", timestamp=5, segment=7),
         calls.create_partition(
             keys,

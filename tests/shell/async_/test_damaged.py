@@ -10,6 +10,7 @@ import redis
 
 from streamlayer import TopicPartition
 from streamlayer.aio import Admin, Consumer, Producer
+from streamlayer.embedded import Server
 from streamlayer.errors import PartitionDamagedError, UnknownTopicOrPartitionError
 from tests.shell.async_.members import GROUP, create, member, partitions, produce
 from tests.shell.async_.reading import read, stored_values
@@ -44,9 +45,11 @@ async def polled(consumer: Consumer, seconds: float) -> tuple[list[bytes], list[
 
 @pytest.mark.parametrize("how", ["before", "after", "assigned", "member", "goes on"])
 async def test_the_others_are_read_and_it_goes_on_when_it_is_mended(
-    aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis, how: str
+    any_server: Server, any_client: redis.Redis, how: str
 ) -> None:
     """Whenever it was damaged, however it is read: told with the next step, not at each poll; later read to the end."""
+    aio_args: dict[str, Any] = {"url": any_server.url}
+    redis_client, namespace = any_client, "sl"
     await create(aio_args, COUNT)
     await produce(aio_args, range(3 * COUNT), count=COUNT)
     if how == "goes on":
@@ -64,7 +67,7 @@ async def test_the_others_are_read_and_it_goes_on_when_it_is_mended(
         if how == "after":
             await consumer.seek_to_beginning()
             damage(redis_client, namespace)
-        values, errors = await polled(consumer, 0.7)
+        values, errors = await polled(consumer, 0.5)
         assert values == [b"1", b"2", b"4", b"5", b"7", b"8"]
         assert 1 <= len(errors) <= 5  # of some thirty polls: at first, when its channel is heard, in its turn
         with pytest.raises(PartitionDamagedError, match=STEP):

@@ -10,6 +10,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from typing import Self
 
 import pytest
 
@@ -18,10 +19,19 @@ from streamlayer.embedded import Server
 from streamlayer.errors import RequestTimedOutError, ServerUnavailableError
 from tests import servers
 from tests.beside import aio_beside
-from tests.shell.async_.members import Told, create, member, partitions, produce
+from tests.shell.async_.members import Told, create, drain, member, numbers, partitions, produce
 from tests.shell.async_.reading import stored_values
 from tests.shell.conftest import REAL, Pair
-from tests.shell.survivors import FAULTS, Place, busy, kill_connections, refused
+from tests.shell.survivors import (
+    FAULTS,
+    Fault,
+    Place,
+    busy,
+    disk_failing,
+    kill_connections,
+    refused,
+    without_replicas,
+)
 from tests.system.proxy import Proxy
 from tests.waiting import aio_wait_until
 
@@ -45,11 +55,28 @@ class Survivors:
     """A reader, a member of a group, an administrator."""
 
     def __init__(self, place: Place) -> None:
+        self.place = place
         self.told = Told()
         self.reader = Consumer("t", url=place.url)
         self.member = member({"url": place.url}, "t", heartbeat_interval_ms=200, listener=self.told)
         self.admin = Admin(url=place.url)
         self.seen: dict[Consumer, set[bytes]] = {self.reader: set(), self.member: set()}
+
+    async def __aenter__(self) -> Self:
+        """All runs."""
+        place = {"url": self.place.server.url}
+        await create(place, COUNT)
+        await produce(place, range(COUNT), count=COUNT)
+        await self.admin.list_topics()
+        await self.read(range(COUNT))
+        await self.until(lambda: self.healthy() and self.member.assignment() == partitions(COUNT), "all is well")
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Close all three, also if the test fails: what they would say later is no other test's."""
+        await self.reader.close()
+        await self.member.close()
+        await self.admin.close()
 
     async def poll(self) -> None:
         """Poll both a little: it raises nothing and takes little longer than asked for."""
@@ -82,23 +109,6 @@ class Survivors:
         found = [consumer.health() for consumer in self.seen]
         return all(not each.ok and each.state == "retrying" and re.search(words, each.reason) for each in found)
 
-    async def close(self) -> None:
-        """All three."""
-        await self.reader.close()
-        await self.member.close()
-        await self.admin.close()
-
-
-async def settled(place: Place) -> Survivors:
-    """Them, when all runs."""
-    await create({"url": place.server.url}, COUNT)
-    await produce({"url": place.server.url}, range(COUNT), count=COUNT)
-    them = Survivors(place)
-    await them.admin.list_topics()
-    await them.read(range(COUNT))
-    await them.until(lambda: them.healthy() and them.member.assignment() == partitions(COUNT), "all is well")
-    return them
-
 
 def counted(caplog: pytest.LogCaptureFixture, level: int, words: str) -> int:
     """How many lines of a level hold these words; what a slow machine has said does not count."""
@@ -115,53 +125,68 @@ async def test_a_fault_that_lasts(fault: str, place: Place, caplog: pytest.LogCa
 
     Soon after the end all goes on, with the same member and its partitions.
     """
-    them = await settled(place)
-    caplog.set_level(logging.INFO, "streamlayer")
-    caplog.clear()
-    with FAULTS[fault](place) as words:
-        await them.until(lambda: them.in_trouble(words), f"both say {words!r}")
-        asked = aio_beside(lambda: them.admin.create_topics(["u"]))
-        for _ in range(2):
-            await them.poll()
-        assert not asked.done()
-    ended = time.monotonic()
-    await asked.result()
-    await produce({"url": place.server.url}, range(COUNT, 2 * COUNT), count=COUNT)
-    await them.read(range(COUNT, 2 * COUNT))
-    await them.until(them.healthy, "both are well again")
-    took = time.monotonic() - ended
-    await them.member.commit()
-    assert them.told.words == [("assigned", COUNT)]
-    readers = counted(caplog, logging.WARNING, "reading is in trouble")
-    members = counted(caplog, logging.WARNING, "heartbeat is in trouble")
-    assert 1 <= readers == counted(caplog, logging.INFO, "reading goes on") <= 2
-    assert members == counted(caplog, logging.INFO, "heartbeats go on") <= 1
-    assert readers + members >= 2  # a member may meet it with a heartbeat, or with a fetch, before it is over
-    assert counted(caplog, logging.WARNING, "") <= 4, caplog.text
-    assert counted(caplog, logging.ERROR, "") == 0
-    assert took < RECOVERED_S
-    await them.close()
+    async with Survivors(place) as them:
+        caplog.set_level(logging.INFO, "streamlayer")
+        caplog.clear()
+        with FAULTS[fault](place) as words:
+            await them.until(lambda: them.in_trouble(words), f"both say {words!r}")
+            asked = aio_beside(lambda: them.admin.create_topics(["u"]))
+            for _ in range(2):
+                await them.poll()
+            assert not asked.done()
+        ended = time.monotonic()
+        await asked.result()
+        await produce({"url": place.server.url}, range(COUNT, 2 * COUNT), count=COUNT)
+        await them.read(range(COUNT, 2 * COUNT))
+        await them.until(them.healthy, "both are well again")
+        took = time.monotonic() - ended
+        await them.member.commit()
+        assert them.told.words == [("assigned", COUNT)]
+        readers = counted(caplog, logging.WARNING, "reading is in trouble")
+        members = counted(caplog, logging.WARNING, "heartbeat is in trouble")
+        assert 1 <= readers == counted(caplog, logging.INFO, "reading goes on") <= 2
+        assert members == counted(caplog, logging.INFO, "heartbeats go on") <= 1
+        assert readers + members >= 2  # a member may meet it with a heartbeat, or with a fetch, before it is over
+        assert counted(caplog, logging.WARNING, "") <= 4, caplog.text
+        assert counted(caplog, logging.ERROR, "") == 0
+        assert took < RECOVERED_S
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+@pytest.mark.parametrize("fault", [disk_failing, without_replicas])
+async def test_what_is_there_is_read_where_only_writes_are_refused(place: Place, fault: Fault) -> None:
+    """MISCONF, NOREPLICAS: all that the log holds is read, health says what is the matter, and what comes later too."""
+    await create({"url": place.server.url}, COUNT)
+    await produce({"url": place.server.url}, range(5 * COUNT), count=COUNT)
+    async with Consumer("t", url=place.server.url, max_poll_records=7) as consumer:
+        with fault(place):
+            assert numbers(await drain(consumer, until=5 * COUNT)) == list(range(5 * COUNT))
+            assert consumer.health().state == "retrying"
+        await produce({"url": place.server.url}, range(COUNT), count=COUNT)
+        assert numbers(await drain(consumer, until=COUNT)) == list(range(COUNT))
+        assert consumer.health().ok
 
 
 @pytest.mark.parametrize("place", REAL[-1:], indirect=True)
 async def test_killed_connections(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """CLIENT KILL of all, subscriptions too, three times: all is well again at once, and heard again."""
-    them = await settled(place)
-    await them.until(lambda: heard_by(place) == 2, "both listen")
-    for turn in (1, 2, 3):
-        assert kill_connections(place) >= 6  # one to ask and one to hear each, the heartbeats', the administrator's
-        values = range(turn * COUNT, (turn + 1) * COUNT)
-        began = time.monotonic()
-        await produce({"url": place.server.url}, values, count=COUNT)
-        await them.read(values)
-        await them.until(them.healthy, "both are well again")
-        assert time.monotonic() - began < RECOVERED_S
-        assert await them.admin.list_topics() == ["t"]
-        await them.until(lambda: heard_by(place) == 2, "both listen again")
-    await them.member.commit()
-    assert them.told.words == [("assigned", COUNT)]
-    assert counted(caplog, logging.WARNING, "") == counted(caplog, logging.WARNING, "is in trouble and goes on") <= 9
-    await them.close()
+    async with Survivors(place) as them:
+        await them.until(lambda: heard_by(place) == 2, "both listen")
+        for turn in (1, 2, 3):
+            assert kill_connections(place) >= 6  # one to ask and one to hear each, the heartbeats', the administrator's
+            values = range(turn * COUNT, (turn + 1) * COUNT)
+            began = time.monotonic()
+            await produce({"url": place.server.url}, values, count=COUNT)
+            await them.read(values)
+            await them.until(them.healthy, "both are well again")
+            assert time.monotonic() - began < RECOVERED_S
+            assert await them.admin.list_topics() == ["t"]
+            await them.until(lambda: heard_by(place) == 2, "both listen again")
+        await them.member.commit()
+        assert them.told.words == [("assigned", COUNT)]
+        assert (
+            counted(caplog, logging.WARNING, "") == counted(caplog, logging.WARNING, "is in trouble and goes on") <= 9
+        )
 
 
 def heard_by(place: Place) -> int:
@@ -173,18 +198,17 @@ def heard_by(place: Place) -> int:
 @pytest.mark.parametrize("place", REAL[:1], indirect=True)
 async def test_forgotten_scripts(place: Place, caplog: pytest.LogCaptureFixture) -> None:
     """SCRIPT FLUSH before each step of members and administrators: nothing is to be seen of it."""
-    them = await settled(place)
-    for turn in range(1, 6):
-        place.client.script_flush()
-        await them.admin.create_topics([f"u{turn}"])
-        values = range(turn * COUNT, (turn + 1) * COUNT)
-        await produce({"url": place.server.url}, values, count=COUNT)
-        place.client.script_flush()
-        await them.read(values)
-        place.client.script_flush()
-        await them.member.commit()
-    assert counted(caplog, logging.WARNING, "") == 0
-    await them.close()
+    async with Survivors(place) as them:
+        for turn in range(1, 6):
+            place.client.script_flush()
+            await them.admin.create_topics([f"u{turn}"])
+            values = range(turn * COUNT, (turn + 1) * COUNT)
+            await produce({"url": place.server.url}, values, count=COUNT)
+            place.client.script_flush()
+            await them.read(values)
+            place.client.script_flush()
+            await them.member.commit()
+        assert counted(caplog, logging.WARNING, "") == 0
 
 
 @pytest.mark.parametrize("place", REAL, indirect=True)
@@ -213,19 +237,18 @@ def idle_ones(place: Place) -> list[str]:
 @pytest.mark.parametrize("place", REAL[:1], indirect=True)
 async def test_who_asks_waits_for_the_server(place: Place) -> None:
     """Seeking, committing, asking for ends: done when the server is back, without an error."""
-    them = await settled(place)
-    with refused(place):
-        asked = [
-            aio_beside(them.reader.seek_to_end),
-            aio_beside(them.member.commit),
-            aio_beside(them.admin.describe_topics),
-        ]
-        clients = [each._client for each in (them.reader, them.member, them.admin)]
-        await aio_wait_until(lambda: not any(client.connected for client in clients), "all have met it")
-        assert not any(each.done() for each in asked)
-    for each in asked:
-        await each.result()
-    await them.close()
+    async with Survivors(place) as them:
+        with refused(place):
+            asked = [
+                aio_beside(them.reader.seek_to_end),
+                aio_beside(them.member.commit),
+                aio_beside(them.admin.describe_topics),
+            ]
+            clients = [each._client for each in (them.reader, them.member, them.admin)]
+            await aio_wait_until(lambda: not any(client.connected for client in clients), "all have met it")
+            assert not any(each.done() for each in asked)
+        for each in asked:
+            await each.result()
 
 
 @pytest.mark.parametrize("place", REAL[:1], indirect=True)
