@@ -218,6 +218,8 @@ class Link:
         outcome = self._outcome(rights, _RIGHTS, reply)
         if isinstance(outcome, Unanswered):
             raise outcome.error
+        if isinstance(outcome, Refusal):
+            return  # NOSCRIPT: somebody flushes them; what is sent next meets that too, and all is prepared anew
         if isinstance(outcome, Exception):
             raise self._refused(reply) if isinstance(reply, Exception) else outcome
         if outcome:
