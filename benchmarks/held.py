@@ -105,9 +105,9 @@ def costing(place: Place, admin: Admin) -> Iterator[list[float]]:
     costs: list[float] = []
     execute = client.execute
 
-    def measured(batch: Sequence[Call[Any]]) -> list[Any]:
+    def measured(batch: Sequence[Call[Any]], *limit: float) -> list[Any]:
         before, _ = scheduled(pid)
-        outcomes = execute(batch)
+        outcomes = execute(batch, *limit)
         place.plain.ping()  # it has slept since: only then all that it did is counted
         costs.append((scheduled(pid)[0] - before) / 1e6)
         return outcomes
