@@ -11,10 +11,7 @@ from typing import NamedTuple
 
 from streamlayer import ConsumerRecord, TopicPartition
 from streamlayer._cli import output
-
-PREFIX = "dlq."  # of the headers that a worker adds
-TOPIC, PARTITION, OFFSET, TIMESTAMP = "dlq.topic", "dlq.partition", "dlq.offset", "dlq.timestamp"
-GROUP, ERROR, MESSAGE, ATTEMPTS = "dlq.group", "dlq.error", "dlq.message", "dlq.attempts"
+from streamlayer._worker import dead_letters as worker
 
 COLUMNS = ("LETTER", "DIED", "ORIGIN", "KEY", "GROUP", "ATTEMPTS", "REPLAYED", "ERROR")
 
@@ -42,9 +39,9 @@ class DeadLetter(NamedTuple):
     attempts: int | None
 
     @property
-    def headers(self) -> list[tuple[str, bytes]]:
+    def headers(self) -> tuple[tuple[str, bytes], ...]:
         """Those that it had before it died."""
-        return [(name, value) for name, value in self.record.headers if not name.startswith(PREFIX)]
+        return worker.without(self.record.headers)
 
     def row(self, *, replayed: bool) -> tuple[str, ...]:
         """What ``COLUMNS`` show of it."""
@@ -97,17 +94,17 @@ class Choice(NamedTuple):
 
 def dead_letter(record: ConsumerRecord[bytes, bytes]) -> DeadLetter:
     """What a record of a dead letter topic says. If it died twice, the last time counts."""
-    said = {name: value for name, value in record.headers if name.startswith(PREFIX)}
-    topic, partition = _text(said, TOPIC), _number(said, PARTITION)
+    said = {name: value for name, value in record.headers if name.startswith(worker.PREFIX)}
+    topic, partition = _text(said, worker.TOPIC), _number(said, worker.PARTITION)
     return DeadLetter(
         record,
         None if not topic or partition is None else TopicPartition(topic, partition),
-        _number(said, OFFSET),
-        _number(said, TIMESTAMP),
-        _text(said, GROUP),
-        _text(said, ERROR),
-        _text(said, MESSAGE),
-        _number(said, ATTEMPTS),
+        _number(said, worker.OFFSET),
+        _number(said, worker.TIMESTAMP),
+        _text(said, worker.GROUP),
+        _text(said, worker.ERROR),
+        _text(said, worker.MESSAGE),
+        _number(said, worker.ATTEMPTS),
     )
 
 

@@ -10,7 +10,9 @@ from functools import partial
 import pytest
 
 from streamlayer import Admin, Consumer, ConsumerRecord, NewTopic, Producer, TopicPartition
+from streamlayer._worker import dead_letters
 from streamlayer.embedded import Server
+from streamlayer.testing import record
 from tests import servers
 from tests.system.test_cli import Cli
 
@@ -42,30 +44,24 @@ def told(cli: Cli, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
     return partial(cli.here, monkeypatch=monkeypatch, capfd=capfd)
 
 
+NO_ANSWER = TimeoutError("no answer")
+INVALID = ValueError("no answer")
+
+
 def bury(
     cli: Cli,
     name: str,
     *,
     origin: str = "orders",
-    error: str = "TimeoutError",
-    message: str = "no answer",
+    error: Exception = NO_ANSWER,
     partition: int = 0,
     headers: tuple[tuple[str, bytes], ...] = (),
 ) -> None:
-    """Append one dead letter, as a worker would."""
-    said = {
-        "dlq.topic": origin,
-        "dlq.partition": "3",
-        "dlq.offset": "117",
-        "dlq.timestamp": "1700000000000",
-        "dlq.group": "billing",
-        "dlq.error": error,
-        "dlq.message": message,
-        "dlq.attempts": "5",
-    }
+    """Append one dead letter, as a worker does."""
+    dead = record(origin, name, f"key {name}", partition=3, offset=117, timestamp_ms=1_700_000_000_000, headers=headers)
     with Producer(**cli.where) as producer:
-        added = [(header, text.encode()) for header, text in said.items()]
-        producer.send(DEAD, name.encode(), b"key " + name.encode(), partition=partition, headers=[*headers, *added])
+        said = dead_letters.headers(dead, "billing", error, 5)
+        producer.send(DEAD, dead.value, dead.key, partition=partition, headers=said)
 
 
 def read(cli: Cli, topic: str) -> list[ConsumerRecord]:
@@ -76,7 +72,7 @@ def read(cli: Cli, topic: str) -> list[ConsumerRecord]:
 
 def values(cli: Cli, topic: str) -> list[str]:
     """What is in a topic, sorted."""
-    return sorted(record.value.decode() for record in read(cli, topic))
+    return sorted(each.value.decode() for each in read(cli, topic))
 
 
 # --- list -------------------------------------------------------------------------------------------------------------
@@ -84,7 +80,7 @@ def values(cli: Cli, topic: str) -> list[str]:
 
 def test_a_letter_is_shown_with_what_it_says(cli: Cli) -> None:
     """Where it lies, where it comes from, its key, whose it was, how often it was tried, and why it is dead."""
-    bury(cli, "one", message="no\x1b[31m answer")
+    bury(cli, "one", error=TimeoutError("no\x1b[31m answer"))
     head, line = cli.run("dlq", "list", DEAD)[0].splitlines()
     assert head.split() == ["LETTER", "DIED", "ORIGIN", "KEY", "GROUP", "ATTEMPTS", "REPLAYED", "ERROR"]
     assert re.fullmatch(
@@ -121,7 +117,7 @@ def test_which_letters_are_shown(cli: Cli, told: Told) -> None:
     """Those of a topic, with an error, in a partition; the newest if there are many; the oldest of them first."""
     for number in range(3):
         bury(cli, f"order {number}")
-    bury(cli, "refund", origin="refunds", error="ValueError", partition=1)
+    bury(cli, "refund", origin="refunds", error=INVALID, partition=1)
     assert re.findall(r"key (\S+ ?\d?)", told("dlq", "list", DEAD)[1]) == ["order 0", "order 1", "order 2", "refund "]
     assert "order" not in told("dlq", "list", DEAD, "--topic", "refunds")[1].split("ERROR")[1]
     assert "refund" not in told("dlq", "list", DEAD, "--error", "TimeoutError")[1]
@@ -181,7 +177,7 @@ def test_letters_go_back_once(cli: Cli, told: Told) -> None:
 def test_what_was_left_out_is_replayed_later(cli: Cli, told: Told) -> None:
     """A choice sends what was chosen, and takes nothing away from a later replay, nor does that repeat it."""
     for number in range(6):
-        bury(cli, f"{number}", error=("TimeoutError", "ValueError")[number % 2], partition=number // 4)
+        bury(cli, f"{number}", error=(NO_ANSWER, INVALID)[number % 2], partition=number // 4)
     assert told("dlq", "replay", DEAD, "--error", "ValueError")[1] == "replayed 3 letters: 3 to orders"
     assert values(cli, "orders") == ["1", "3", "5"]
     assert re.findall(r"key (\d) billing 5 yes", told("dlq", "list", DEAD)[1]) == ["1", "3", "5"]
@@ -213,7 +209,7 @@ def test_one_letter_by_its_place(cli: Cli, told: Told) -> None:
 def test_a_dry_run_changes_nothing(cli: Cli, told: Told) -> None:
     """It shows what would go, and where to; no record, no group, no offset comes of it."""
     bury(cli, "one")
-    bury(cli, "two", error="ValueError")
+    bury(cli, "two", error=INVALID)
     status, words = told("dlq", "replay", DEAD, "--dry-run", "--error", "ValueError", "--to", "refunds")
     assert status == 0
     assert "key two billing 5 no ValueError: no answer" in words
