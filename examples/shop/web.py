@@ -52,7 +52,9 @@ class Handler(BaseHTTPRequestHandler):
         try:
             order = Order.model_validate_json(self.rfile.read(int(self.headers["Content-Length"] or 0)))
         except ValidationError as error:
-            return self.answer(400, {"error": error.errors(include_url=False, include_context=False)})
+            return self.answer(
+                400, {"error": error.errors(include_url=False, include_context=False, include_input=False)}
+            )
         try:
             return self.answer(201, self.shop.order(order))
         except StreamlayerError as error:  # nobody knows, or certainly not: the customer may try again
