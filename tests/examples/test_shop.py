@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from streamlayer import Admin
 from streamlayer.embedded import Server
 from tests.examples.shop import ask, order, served, started, stop, totals
 from tests.waiting import sync_wait_until
@@ -78,6 +79,8 @@ def test_dead_orders_are_looked_at_and_go_back(url: str) -> None:
         def letters() -> list[str]:
             return cli(url, "dlq", "list", "orders.dead").splitlines()[1:]
 
+        with Admin(url=url) as admin:
+            sync_wait_until(lambda: "orders.dead" in admin.list_topics(), "the first dead letter's topic", timeout=30)
         (letter,) = sync_wait_until(letters, "the order that is not", timeout=30)
         assert "anna" in letter
         assert letter.rstrip().endswith("billing  3         no        SoldOutError: moon")
