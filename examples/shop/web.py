@@ -14,6 +14,7 @@ import threading
 from collections import defaultdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import unquote
 
 from orders import Invoice, Order
 from pydantic import ValidationError
@@ -65,7 +66,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             health = self.shop.producer.health()
             return self.answer(200 if health.ok else 503, health._asdict())
-        _, _, customer = self.path.partition("/invoices/")
+        _, _, customer = unquote(self.path).partition("/invoices/")
         return self.answer(200, [invoice.model_dump() for invoice in self.shop.invoices.get(customer, [])])
 
     def answer(self, status: int, body: Any) -> None:
