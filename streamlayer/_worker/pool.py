@@ -59,7 +59,7 @@ class Pool:
         )
         self._slow: set[Job] = set()
         self.stuck: dict[Job, str] = {}
-        """Jobs that failed in all their attempts and go on being tried, and why."""
+        """Jobs that failed in all their attempts and are not dead letters yet, and why."""
 
     # --- what is called ----------------------------------------------------------------------------------------------
 
@@ -282,6 +282,8 @@ class Pool:
 
     def _again(self, job: Job) -> None:
         del self._timers[job]
+        if not job.records:
+            self.stuck.pop(job, None)
         job.owner.again(job)
         self.offer(job.owner)
 
@@ -337,6 +339,7 @@ class Pool:
         place = f"{where(record.topic, record.partition)}, offset {record.offset}"
         headers = dead_letters.headers(record, self._declared.group_id, error, attempts)
         failures = 0
+        self.stuck[job] = f"{place}: on its way to {topic}: {_told(error)}"
         while not job.void:
             try:
                 await self._producer.send_and_wait(topic, record.value, record.key, headers=headers)

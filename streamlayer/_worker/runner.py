@@ -202,10 +202,10 @@ class Runner(ConsumerRebalanceListener):
             if lanes.progress.ranges >= MOST_RANGES:
                 free = 0
             if lanes.held:
-                if free >= ahead // 2 and tp not in self._held:
+                if free >= ahead // 4 and tp not in self._held:
                     lanes.held = False
                     consumer.resume(tp)
-            elif free < ahead // 4:
+            elif free < ahead // 8:
                 lanes.held = True
                 consumer.pause(tp)
             if not lanes.held:
