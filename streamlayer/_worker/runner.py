@@ -346,7 +346,7 @@ class Runner(ConsumerRebalanceListener):
         if self._consumer is None:
             return Health(ok=False, state="retrying" if self._trouble else "new", reason=self._trouble)
         health = self._consumer.health()
-        stuck = [*self._held.values(), *(self._pool.stuck.values() if self._pool is not None else ())]
+        stuck = self.stuck
         if not health.ok or not stuck:
             return health
         return health._replace(state="holding", reason=f"{len(stuck)} not handled: {stuck[0]}")
@@ -355,6 +355,17 @@ class Runner(ConsumerRebalanceListener):
         """Its consumer's place in the group, from memory; empty while it has none."""
         place = None if self._consumer is None else self._consumer.group_metadata()
         return "" if place is None else place.member_id
+
+    @property
+    def stuck(self) -> list[str]:
+        """Why what cannot be handled is kept: one line for each record, batch or partition."""
+        return [*self._held.values(), *(self._pool.stuck.values() if self._pool is not None else ())]
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing goes on but attempts at what failed for good."""
+        stuck = {} if self._pool is None else self._pool.stuck
+        return not self._dirty and all(job in stuck for lanes in self._partitions.values() for job in lanes.jobs)
 
     @property
     def idle(self) -> bool:
