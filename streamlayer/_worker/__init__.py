@@ -1,0 +1,1 @@
+"""Consumers as processes: what runs an app's handlers, and what looks after processes that do."""
