@@ -1,1 +1,1 @@
-"""Consumers as processes: what runs an app's handlers, and what looks after processes that do."""
+"""Workers: handlers, and the processes that run them. ``app.App`` is the door."""
