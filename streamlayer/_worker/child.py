@@ -17,6 +17,7 @@ import time
 
 import msgspec
 
+from streamlayer._async import session
 from streamlayer._waiting.aio import Latch
 from streamlayer._worker.reports import HEARD_MS, REPORT_MS, Report, Spec, as_line
 from streamlayer._worker.target import AppNotFoundError, Served, find_app
@@ -36,6 +37,7 @@ def main() -> int:
     spec = msgspec.json.decode(sys.argv[1], type=Spec)
     pipe = socket.socket(fileno=spec.pipe)
     pipe.set_inheritable(False)
+    session.ID_PREFIX = spec.token
     try:
         app = find_app(spec.target)
     except AppNotFoundError as error:

@@ -5,6 +5,7 @@ The rule: what the child has said last is known when its end is, for who it was 
 
 from __future__ import annotations
 
+import secrets
 import signal
 import socket
 import subprocess
@@ -26,16 +27,18 @@ _ON_ITS_WAY = frozenset({"starting", "new", "joining"})
 class Life:
     """A child process. It starts with the object, and ``ended`` is set when ``look`` finds that it is over.
 
+    :ivar token: what the ids of its members begin with.
     :ivar report: what it has said last.
     """
 
     def __init__(self, target: str, number: int, grace_ms: int | None, level: str) -> None:
+        self.token = secrets.token_hex(8)
         self.report = Report()
         self.ended = Latch()
         self._rest = b""
         self._pipe, theirs = socket.socketpair()
         self._pipe.setblocking(False)
-        spec = Spec(target, number, theirs.fileno(), grace_ms, level)
+        spec = Spec(target, number, theirs.fileno(), self.token, grace_ms, level)
         command = [sys.executable, "-m", "streamlayer._worker.child", msgspec.json.encode(spec).decode()]
         # Inherited: an early Ctrl-C, which all processes of a terminal get, gives no traceback there.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

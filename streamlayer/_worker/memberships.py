@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 
 from streamlayer._async.admin import Admin
 from streamlayer._core.retry import backoff_ms
 from streamlayer._core.runs import format_runs
 from streamlayer._waiting.aio import Latch
+from streamlayer._worker.life import Life
 from streamlayer.errors import GroupIdNotFoundError, StreamlayerError
 
 PATIENCE_S = 60
@@ -27,11 +27,13 @@ logger = logging.getLogger("streamlayer")
 class Memberships:
     """An administrator of groups, who does not give up soon.
 
+    :param groups: the groups in question.
     :param over: set when nothing is worth waiting for any more.
     """
 
-    def __init__(self, admin: Admin, over: Latch) -> None:
+    def __init__(self, admin: Admin, groups: Collection[str], over: Latch) -> None:
         self._admin = admin
+        self._groups = sorted(groups)
         self._over = over
 
     async def connect(self) -> None:
@@ -45,23 +47,26 @@ class Memberships:
         """No more."""
         await self._admin.close()
 
-    async def remove(self, who: str, members: Iterable[tuple[str, str]], died: float) -> None:
-        """Take a dead process's memberships out of their groups.
+    async def remove(self, who: str, life: Life, died: float) -> None:
+        """Take a dead process's memberships out of their groups: those it has told of, and those it had no time to.
 
         :param who: whose, for the log.
         :param died: when it was found dead, by the monotonic clock.
         """
-        groups: defaultdict[str, list[str]] = defaultdict(list)
-        for group_id, member_id in members:
-            groups[group_id].append(member_id)
-        for group_id, ids in groups.items():
-            await self._remove(who, group_id, ids, died)
+        known: dict[str, list[str]] = {}
+        for group_id, member_id in life.report.members:
+            known.setdefault(group_id, []).append(member_id)
+        for group_id, ids in known.items():
+            await self._remove(who, group_id, ids, life.token, died)
+        for group_id in self._groups:
+            await self._remove(who, group_id, [], life.token, died)
 
-    async def _remove(self, who: str, group_id: str, ids: list[str], died: float) -> None:
+    async def _remove(self, who: str, group_id: str, known: list[str], token: str, died: float) -> None:
         attempt = 0
         while True:
             try:
-                removed = await self._admin.remove_group_members(group_id, ids)
+                ids = known or await self._found(group_id, token)
+                removed = await self._admin.remove_group_members(group_id, ids) if ids else 0
             except GroupIdNotFoundError:
                 return
             except StreamlayerError as error:
@@ -79,19 +84,28 @@ class Memberships:
                 return
             attempt += 1
 
-    async def owners(self, names: Mapping[tuple[str, str], str]) -> dict[str, str]:
+    async def _found(self, group_id: str, token: str) -> list[str]:
+        described = await self._admin.describe_groups([group_id])
+        return [each.member_id for each in described[group_id].members if each.member_id.startswith(token)]
+
+    async def owners(self, names: Mapping[str, str]) -> dict[str, str]:
         """Who has which partitions, in words, by group.
 
-        :param names: what members are called, by group and member id.
+        :param names: what processes are called, by what the ids of their members begin with.
         """
-        described = await self._admin.describe_groups({group_id for group_id, _ in names})
         told: dict[str, str] = {}
-        for group_id, group in described.items():
-            shares = {
-                names.get((group_id, member.member_id), f"{member.client_id} on {member.host}"): member.assignment
-                for member in group.members
-            }
-            told[group_id] = ", ".join(
-                f"{who} has {format_runs(partitions) or 'none'}" for who, partitions in sorted(shares.items())
+        for group_id in self._groups:
+            try:
+                described = await self._admin.describe_groups([group_id])
+            except GroupIdNotFoundError:
+                continue
+            shares = sorted(
+                (
+                    next((name for token, name in names.items() if member.member_id.startswith(token)), None)
+                    or f"{member.client_id} on {member.host}",
+                    format_runs(member.assignment) or "none",
+                )
+                for member in described[group_id].members
             )
+            told[group_id] = ", ".join(f"{who} has {partitions}" for who, partitions in shares)
         return told

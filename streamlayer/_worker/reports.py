@@ -19,6 +19,7 @@ class Spec(msgspec.Struct, frozen=True):
     :ivar target: ``module:app``.
     :ivar number: which of the workers it is, from 1.
     :ivar pipe: the descriptor of its end of the pipe.
+    :ivar token: what the ids of its members begin with.
     :ivar grace_ms: how long what is in flight may take when it is to end; ``None``: as the app says.
     :ivar level: the least that it logs.
     """
@@ -26,6 +27,7 @@ class Spec(msgspec.Struct, frozen=True):
     target: str
     number: int
     pipe: int
+    token: str
     grace_ms: int | None
     level: str
 

@@ -101,7 +101,7 @@ class Supervisor:
         :raises OSError: the port is taken.
         """
         async with self._signals_taken(), self._listening():
-            groups = Memberships(self._app.admin(), self._over)
+            groups = Memberships(self._app.admin(), self._app.groups(), self._over)
             await groups.connect()
             beside = [asyncio.create_task(self._look_now_and_then()), asyncio.create_task(self._tell_owners(groups))]
             try:
@@ -158,7 +158,7 @@ class Supervisor:
             loop.remove_reader(life.fileno())
             life.close()
         died = time.monotonic()
-        removal = asyncio.create_task(groups.remove(worker.name, life.report.members, died))
+        removal = asyncio.create_task(groups.remove(worker.name, life, died))
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
         how, lived_ms = how_it_ended(life.status), life.lived_ms()
@@ -197,12 +197,7 @@ class Supervisor:
         while await self._changed.wait(None):
             while await self._changed.wait(SETTLED_MS):
                 pass
-            names = {
-                member: worker.name
-                for worker in self.workers
-                if worker.life is not None
-                for member in worker.life.report.members
-            }
+            names = {worker.life.token: worker.name for worker in self.workers if worker.life is not None}
             if not names:
                 continue
             try:

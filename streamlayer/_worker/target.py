@@ -10,7 +10,7 @@ import difflib
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
@@ -35,6 +35,10 @@ class Served(Protocol):
 
     def members(self) -> Sequence[tuple[str, str]]:
         """Its memberships: group and member id."""
+        ...
+
+    def groups(self) -> Collection[str]:
+        """The groups that it is in."""
         ...
 
     def admin(self) -> Admin:
