@@ -65,6 +65,7 @@ class PartitionPosition:
     :ivar sought: how many seeks there were.
     :ivar placed: whether something was fetched since the last: the segment is known then.
     :ivar left: how far this reader had come before, under an earlier assignment; looked at with the next fetch.
+    :ivar metadata: the text beside the committed offset at which it was taken up.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
     """
 
@@ -96,6 +97,7 @@ class PartitionPosition:
         self.buffered = 0
         self.cut_off = False
         self.left: Left | None = None
+        self.metadata = ""
 
     # --- fetching ----------------------------------------------------------------------------------------------------
 
@@ -191,10 +193,10 @@ class PartitionPosition:
         self._pairs = self._epochs = ""
         self.drop()
 
-    def resume(self, position: int, pairs: str) -> None:
+    def resume(self, position: int, pairs: str, metadata: str) -> None:
         """Go on where somebody stopped who had crossed these epochs of the log, as ``pairs_at`` told."""
         self.seek(position)
-        self._pairs = pairs
+        self._pairs, self.metadata = pairs, metadata
 
     def pairs_at(self, offset: int) -> str:
         """``number:token`` of the last epochs that begin at or before an offset; empty if they are unknown."""

@@ -268,7 +268,7 @@ class Group:
             if committed is None or committed.topic_id not in {"", position.topic_id}:
                 fresh.append(position)
             else:
-                position.resume(committed.offset, committed.pairs)
+                position.resume(committed.offset, committed.pairs, committed.metadata)
                 self._stored[position.tp] = committed.offset
         return fresh
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.system
 
 SHOP = """
 @app.consumer("orders", group_id="billing")
-async def bill(value: bytes, record):
+async def bill(value: bytes, record: ConsumerRecord):
     note(record)
 """
 
@@ -111,7 +111,7 @@ def test_nobody_outlives_the_supervisor(url: str, tmp_path: Path) -> None:
 
 STUBBORN = """
 @app.consumer("orders", group_id="billing", session_timeout_ms=60_000)
-async def bill(value: bytes, record):
+async def bill(value: bytes, record: ConsumerRecord):
     note(record)
     if value == b"hang":
         await asyncio.Event().wait()
@@ -183,7 +183,7 @@ def test_a_held_event_loop(url: str, tmp_path: Path) -> None:
 
 def test_a_child_dies_while_the_server_is_away(tmp_path: Path) -> None:
     """It is taken out of its group as soon as the server is back, long before its session is over."""
-    shop = SHOP.replace("billing", 'billing", session_timeout_ms=60_000, client_id="shop')
+    shop = SHOP.replace("billing", 'billing", session_timeout_ms="60_000")
     with (
         Server(tmp_path / "data", binary=servers.binary("valkey")) as server,
         WorkerCrew(server.url, tmp_path, shop, "--processes", "2") as crew,

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 NOTES = "notes.log"
 PRELUDE = f"""
 import asyncio, os, signal, threading, time
-from tests.system.stand_in import App
+from streamlayer import App, ConsumerRecord, Retry
 
 _notes = os.open("{NOTES}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
