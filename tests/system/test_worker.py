@@ -85,12 +85,11 @@ def test_a_killed_process(url: str, tmp_path: Path) -> None:
                 sync_wait_until(lambda: sorted(members(url).values()) == [1, 1, 2], "three members have partitions")
                 before = len(crew.notes())
                 victim = crew.kill(number)
-                killed_at = crew.now()
                 for partition in range(4):
                     producer.send("orders", b"after-a-kill", partition=partition)
                 producer.flush()
                 sync_wait_until(lambda seen=before: len(crew.notes()) >= seen + 4, "all partitions flow")
-                waits.append(max(note.at for note in crew.notes()[before:]) - killed_at)
+                waits.append(max(note.at for note in crew.notes()[before:]) - crew.killed[victim])
                 assert victim not in {note.pid for note in crew.notes()[before:]}
         crew.said(r"worker \d was taken out of group billing after \d+ ms", times=5)
         assert crew.stop() == 0

@@ -4,7 +4,8 @@
         crew.wait_until_ready()
         crew.kill(1)
 
-A handler of the module says what it has done by `note(record)`: one line in a file that outlives it.
+A handler of the module says what it has done by `note(record)`, with when it began if that matters: one line in a file
+that outlives it.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ from streamlayer import App, ConsumerRecord, Retry
 
 _notes = os.open("{NOTES}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 
-def note(record):
+def note(record, begun=None):
+    now = time.monotonic()
     key = (record.key or b"-").decode()
-    words = time.monotonic(), os.getpid(), record.partition, record.offset, key, record.value.decode()
+    words = begun or now, now, os.getpid(), record.partition, record.offset, key, record.value.decode()
     os.write(_notes, " ".join(map(str, words)).encode() + b"\\n")
 
 app = App()
@@ -42,8 +44,9 @@ app = App()
 
 
 class Note(NamedTuple):
-    """A record was handled: when (by the monotonic clock, which all processes share), by whom, and which."""
+    """A record was handled: from when to when (monotonic, a clock that all processes share), by whom, and which."""
 
+    begun: float
     at: float
     pid: int
     partition: int
@@ -61,6 +64,7 @@ class WorkerCrew:
         self.environment = {**os.environ, "PYTHONPATH": str(ROOT), "STREAMLAYER_URL": url, "NO_COLOR": "1"}
         self._log = folder / "worker.log"
         self._notes: list[Note] = []
+        self.killed: dict[int, float] = {}
         self._read_to = 0
 
     def __enter__(self) -> Self:
@@ -122,20 +126,16 @@ class WorkerCrew:
             if whole:
                 self._read_to += len(whole) + 1
                 for line in whole.decode().split("\n"):
-                    at, pid, partition, offset, key, value = line.split(" ")
-                    self._notes.append(Note(float(at), int(pid), int(partition), int(offset), key, value))
+                    begun, at, pid, partition, offset, key, value = line.split(" ")
+                    self._notes.append(Note(float(begun), float(at), int(pid), int(partition), int(offset), key, value))
         return self._notes
-
-    @staticmethod
-    def now() -> float:
-        """The clock of notes."""
-        return time.monotonic()
 
     # --- what is done to it ------------------------------------------------------------------------------------------
 
     def kill(self, number: int) -> int:
-        """End worker 1, 2, … by SIGKILL; its pid."""
+        """End worker 1, 2, … by SIGKILL; its pid. ``killed`` has when that was, by the clock of notes."""
         pid = sync_wait_until(lambda: self.pid(number), f"there is a worker {number}")
+        self.killed[pid] = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         return pid
 
