@@ -45,7 +45,7 @@ def test_what_is_stored_comes_back(group: Group) -> None:
     first, second, third = group.committed(*orders(0, 1, 2))
     assert first == (1 << 52, "0123abcd", "3:aa,4:bb", time, text)
     assert first.epoch == 4
-    assert (second.offset, second.topic_id, second.pairs, second.metadata, second.epoch) == (0, "", "", "", -1)
+    assert (second.offset, second.topic_id, second.crossed, second.metadata, second.epoch) == (0, "", "", "", -1)
     assert third is None
 
 
