@@ -313,7 +313,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: not self.clock.moves and self.disk)
     @rule(which=st.integers(0, 3))
     def another_primary(self, which: int) -> None:
-        """Clients are led to a server that had this log once and went on for itself; this one may come back as it is."""
+        """Clients are led to a server that had this log once and went on for itself; this one may come back."""
         here = self.log.freeze(), self.model.copy()
         which %= len(self.disk)
         snapshot, model = self.disk[which]
