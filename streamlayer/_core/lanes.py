@@ -39,7 +39,7 @@ class Job:
     :ivar attempts: how often it has failed.
     :ivar void: the partition is no longer this worker's: what becomes of it does not count.
     :ivar singly: a batch that keeps failing: its records are handled one at a time.
-    :ivar began: when its call began, in the event loop's seconds.
+    :ivar began: when its call began, in the event loop's seconds; 0: none runs.
     :ivar sending: results of it that are on their way to their topics.
     :ivar error: why one of them did not arrive.
     """
@@ -114,14 +114,14 @@ class Lanes:
             return None
         lanes: list[Lane] = []
         records: list[Record] = []
-        while self._ready and len(records) < most:
+        while self._ready and (left := most - len(records)):
             lane = self._ready.popleft()
             lane.busy = True
             lanes.append(lane)
-            self.available -= len(lane.waiting)
-            taken = most - len(records)
-            records += lane.waiting[:taken]
-            del lane.waiting[:taken]
+            waiting = lane.waiting
+            self.available -= len(waiting)
+            records += waiting[:left]
+            del waiting[:left]
         attempts = self.progress.attempts
         job = Job(self, records, lanes, max(attempts.get(record.offset, 0) for record in records) if attempts else 0)
         self.jobs.add(job)
