@@ -61,6 +61,15 @@ class Acknowledged:
         self._epochs = epochs
         return loss
 
+    def all_lost(self, place: str) -> LogTruncationError:
+        """What is to be told where the server lost the partition itself."""
+        return LogTruncationError(
+            f"{place}: the server lost the partition, and with it {self.end} records that it had acknowledged to this "
+            "producer or to others before",
+            0,
+            self.end,
+        )
+
     def _loss(self, place: str, base: int, epochs: str, *, fresh: bool) -> LogTruncationError | None:
         point = math.inf if epochs == self._epochs else diverged_at(self._epochs, epochs)
         if point is not None and point < self.end:
