@@ -147,7 +147,8 @@ class App:
 
         What its parameters are given is in their annotations: a pydantic model, ``dict`` or whatever pydantic validates
         from the value's JSON; ``bytes`` or ``str``: the value; ``ConsumerRecord``: the record. A ``list[…]`` of one of
-        them takes batches. A parameter with a default is left alone. An ``async def`` is awaited in the event loop; a ``def`` runs in a thread.
+        them takes batches. A parameter with a default is left alone. An ``async def`` is awaited in the event loop; a
+        ``def`` runs in a thread.
 
         :param topics: what to read.
         :param group_id: the group, in which each partition is one process's.

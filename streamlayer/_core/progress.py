@@ -60,10 +60,10 @@ class Progress:
 
     def resuming(self, offset: int) -> bool:
         """Whether an earlier owner has said that this record is done; ``trusts`` tells if that holds."""
-        kept = self._kept
-        while kept and kept[0][1] <= offset:
-            del kept[0]
-        return bool(kept) and kept[0][0] <= offset
+        for first, end in self._kept:
+            if offset < end:
+                return offset >= first
+        return False
 
     def trusts(self, epoch: str) -> bool:
         """Whether a record of this epoch (``number:token``) is the one that the earlier owner saw under its offset."""
@@ -76,6 +76,8 @@ class Progress:
         if offset > self.high:
             self._done(self.high, offset)
         self.high = offset + 1
+        while self._kept and self._kept[0][1] <= self.high:
+            del self._kept[0]
 
     def rewind(self, offset: int) -> None:
         """Reading went back to this offset: what was done from there on is to be done again."""
@@ -119,7 +121,8 @@ class Progress:
         :param epoch: that of the last record that was accepted. While ranges of an earlier owner are not read yet, its
             epoch stays: what was done since is then done twice rather than never.
         """
-        ranges = [*zip(self._firsts, self._ends, strict=True), *self._kept]
+        kept = [(max(first, self.high), end) for first, end in self._kept]
+        ranges = [*zip(self._firsts, self._ends, strict=True), *kept]
         if not ranges and not self.attempts:
             return ""
         epoch = self._kept_epoch if self._kept else epoch

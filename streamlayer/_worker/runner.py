@@ -118,7 +118,7 @@ class Runner(ConsumerRebalanceListener):
 
     async def _session(self) -> None:
         """A consumer's life."""
-        producer: Producer[Any, Any] = Producer(**self._common)
+        producer: Producer[Any, Any] = Producer(**self._common, linger_ms=1)  # what waits for an answer gathers
         self._pool = pool = Pool(self.declared, producer, self._note)
         self._consumer = consumer = Consumer(
             *self.declared.topics,

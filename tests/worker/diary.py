@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
 from typing import Any
 
@@ -47,3 +48,10 @@ async def until_done(args: dict[str, Any], group_id: str, app: App) -> None:
         return bool(app.members()) and await lag(args, group_id) == 0
 
     await aio_wait_until(over, f"{group_id} has committed everything", timeout=30)
+
+
+async def work(milliseconds: float) -> None:
+    """What a handler takes its time for."""
+    done = asyncio.get_running_loop().create_future()
+    asyncio.get_running_loop().call_later(milliseconds / 1000, done.set_result, None)
+    await done

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from streamlayer import App, ConsumerRecord, ProducerRecord
 from tests.waiting import aio_wait_until
-from tests.worker.diary import committed, produce, stored, until_done
+from tests.worker.diary import committed, produce, stored, until_done, work
 
 
 class Order(BaseModel):
@@ -131,7 +131,7 @@ async def test_what_a_handler_may_return(aio_args: dict[str, Any]) -> None:
 
 
 async def test_batches(aio_args: dict[str, Any]) -> None:
-    """Lists of at most `batch_size`, in order; a short one comes after its wait; results go under their records' keys."""
+    """Lists of at most `batch_size`, in order; a short one comes after its wait; results have their records' keys."""
     app = App(**aio_args)
     seen: list[list[int]] = []
 
@@ -145,7 +145,7 @@ async def test_batches(aio_args: dict[str, Any]) -> None:
     async with app:
         await until_done(aio_args, "g", app)
     assert [len(batch) for batch in seen] == [8, 8, 4]
-    assert sum(seen, []) == list(range(20))
+    assert [each for batch in seen for each in batch] == list(range(20))
     made = await stored(aio_args, "out")
     assert {(record.key, record.value) for record in made} == {
         (b"k%d" % (i % 3), b'{"order":%d}' % i) for i in range(20)
@@ -188,9 +188,7 @@ async def test_order_holds_whatever_takes_how_long(aio_args: dict[str, Any], ord
         together += 1
         most = max(most, together)
         try:
-            await asyncio.wait_for(asyncio.Event().wait(), hash((record.offset, record.partition)) % 7 / 1000 + 0.0005)
-        except TimeoutError:
-            pass
+            await work(hash((record.offset, record.partition)) % 7)
         finally:
             together -= 1
         ended[lane].append(record.offset)
@@ -216,7 +214,7 @@ async def test_forty_times_as_fast_as_one_at_a_time(own_server: Any) -> None:
 
         @app.consumer(name, group_id=name, concurrency=concurrency, ordering="key" if concurrency > 1 else "partition")
         async def handle(record: ConsumerRecord, times: list[float] = times) -> None:
-            await sleep_ten_ms()
+            await work(10)
             times.append(time.perf_counter())
             order_of[record.topic, record.key].append(record.offset)
 
@@ -229,15 +227,8 @@ async def test_forty_times_as_fast_as_one_at_a_time(own_server: Any) -> None:
     assert rates["many"] / rates["one"] >= 40, rates
 
 
-async def sleep_ten_ms() -> None:
-    """What a handler waits for."""
-    done = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(0.010, done.set_result, None)
-    await done
-
-
 async def test_what_is_in_memory_is_bounded(aio_args: dict[str, Any]) -> None:
-    """One key hangs: the others go on, the partition is held back at its limit, and only what is contiguous is committed."""
+    """One key hangs: others go on, the partition is held back at its limit, what is contiguous is committed."""
     app = App(**aio_args)
     gate = asyncio.Event()
     handled: set[int] = set()
