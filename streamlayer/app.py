@@ -21,6 +21,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanag
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar
 
+from streamlayer._async.admin import Admin
 from streamlayer._async.producer import Producer
 from streamlayer._config import ConsumerOptions, checked, refuse_unknown
 from streamlayer._types import Health
@@ -376,6 +377,14 @@ class App:
         """This process's places in groups, from memory: group id, member id. What a supervisor removes if it dies."""
         places = [(runner.declared.group_id, runner.member_id()) for runner in self._runners]
         return [place for place in places if place[1]]
+
+    def groups(self) -> set[str]:
+        """The groups of its handlers."""
+        return {declared.group_id for declared in self._declared}
+
+    def admin(self) -> Admin:
+        """An administrator of the server that it uses, for asyncio: a new one, for the caller to close."""
+        return Admin(**self._common)
 
 
 def to_key_bytes(key: Any) -> bytes:

@@ -797,14 +797,14 @@ class Consumer(Generic[K, V]):
         position = self._assignment.positions.get(tp)
         return "" if position is None else position.metadata
 
-    def epoch_at(self, tp: TopicPartition, offset: int) -> str:
-        """The epoch of the log in which a record that was handed out was written, as ``number:token``; from memory.
+    def epochs_at(self, tp: TopicPartition, offset: int) -> str:
+        """The last epochs of the log up to a record that was handed out, as ``number:token:start,…``; from memory.
 
         An offset names another record after the server lost its log's end: then it lies in another epoch. Who keeps
-        offsets elsewhere keeps this beside them. Empty if it is not known, or if the partition is not assigned.
+        offsets elsewhere keeps these beside them. Empty if they are unknown, or if the partition is not assigned.
         """
         position = self._assignment.positions.get(tp)
-        return "" if position is None else position.pairs_at(offset).rpartition(",")[2]
+        return "" if position is None else position.crossed_at(offset)
 
     def lag(self) -> dict[TopicPartition, int]:
         """How many records lie between this consumer and the end, for each assigned partition."""

@@ -187,7 +187,7 @@ class Runner(ConsumerRebalanceListener):
         now = waiting.monotonic_ms()
         for record in records:
             offset = record.offset
-            if progress.resuming(offset) and progress.trusts(consumer.epoch_at(lanes.tp, offset)):
+            if progress.resuming(offset) and progress.trusts(offset, consumer.epochs_at(lanes.tp, offset)):
                 progress.accept(offset)
                 progress.done(offset)
                 self._dirty.add(lanes.tp)
@@ -249,7 +249,7 @@ class Runner(ConsumerRebalanceListener):
             position = await consumer.position(tp)
             if position < progress.high:  # the server lost what was behind it
                 lanes.rewind(position)
-            kept = progress.to_metadata(consumer.epoch_at(tp, max(0, progress.high - 1)))
+            kept = progress.to_metadata(consumer.epochs_at(tp, max(0, progress.high - 1)))
             if (progress.next, kept) != self._committed.get(tp):
                 offsets[tp] = OffsetAndMetadata(progress.next, kept)
         self._dirty -= tried

@@ -21,7 +21,7 @@ def test_in_order_it_moves_by_one() -> None:
     progress = accepted(3)
     for offset in range(3):
         progress.done(offset)
-        assert (progress.next, progress.ranges, progress.to_metadata("1:a")) == (offset + 1, 0, "")
+        assert (progress.next, progress.ranges, progress.to_metadata("1:a:0")) == (offset + 1, 0, "")
 
 
 def test_only_the_contiguous_part_may_be_committed() -> None:
@@ -63,7 +63,7 @@ def test_it_agrees_with_a_set(order: list[int], start: int) -> None:
         done.add(start + offset)
         first = next(at for at in range(start, start + 62) if at not in done)
         assert progress.next == first
-        kept = from_metadata(progress.to_metadata("3:t"), progress.next)
+        kept = from_metadata(progress.to_metadata("3:t:0"), progress.next)
         told = {at for begin, end in kept.ranges for at in range(begin, end)}
         assert told == {at for at in done if at > first}
         assert all(begin < end for begin, end in kept.ranges)
@@ -92,7 +92,7 @@ def test_who_goes_on_skips_what_is_done() -> None:
     for offset in (0, 2, 3, 7):
         first.done(offset)
     first.attempts[5] = 4
-    text = first.to_metadata("2:abc")
+    text = first.to_metadata("2:abc:0")
     second = Progress(first.next, from_metadata(text, first.next))
     assert [offset for offset in range(1, 10) if second.resuming(offset)] == [2, 3, 7]
     assert second.attempts == {5: 4}
@@ -100,7 +100,7 @@ def test_who_goes_on_skips_what_is_done() -> None:
 
 def test_what_is_not_read_again_yet_is_told_on() -> None:
     """An owner that stops before it came to all of them hands the rest on."""
-    text = "streamlayer-progress/1 2:abc 1+2,6+1 -"
+    text = "streamlayer-progress/1 2:abc:0 1+2,6+1 -"
     second = Progress(1, from_metadata(text, 1))
     second.accept(1)
     second.done(1)
@@ -110,19 +110,22 @@ def test_what_is_not_read_again_yet_is_told_on() -> None:
         second.done(offset)
     assert not second.resuming(4)
     assert second.next == 4
-    assert from_metadata(second.to_metadata("9:new"), 4) == Kept("2:abc", ((7, 8),), {})
+    assert from_metadata(second.to_metadata("9:new:0"), 4) == Kept("2:abc:0", ((7, 8),), {})
 
 
-def test_ranges_count_for_the_epoch_in_which_they_were_read() -> None:
+def test_ranges_count_up_to_where_the_logs_part() -> None:
     """A later epoch, or another server's, may have other records under the same offsets: they are not skipped."""
-    progress = Progress(0, Kept("2:abc", ((5, 6),), {}))
-    assert progress.trusts("2:abc")
-    assert progress.trusts("1:zzz")
-    assert not progress.trusts("2:other")
-    assert not progress.trusts("3:abc")
-    assert not progress.trusts("")
-    assert Progress(0, Kept("", ((5, 6),), {})).trusts("")
-    assert not Progress(0, Kept("", ((5, 6),), {})).trusts("1:a")
+    progress = Progress(0, Kept("1:aa:0,2:bb:4", ((3, 9),), {}))
+    assert progress.trusts(8, "1:aa:0,2:bb:4")
+    assert progress.trusts(3, "1:aa:0")
+    assert progress.trusts(5, "1:aa:0,2:bb:4,3:cc:6")
+    assert not progress.trusts(6, "1:aa:0,2:bb:4,3:cc:6")
+    assert not progress.trusts(5, "1:aa:0")
+    assert not progress.trusts(5, "1:aa:0,2:dd:4")
+    assert not progress.trusts(3, "9:ee:0")
+    assert not progress.trusts(3, "")
+    assert Progress(0, Kept("", ((5, 6),), {})).trusts(5, "")
+    assert not Progress(0, Kept("", ((5, 6),), {})).trusts(5, "1:aa:0")
 
 
 @given(st.text(max_size=60))
@@ -142,6 +145,6 @@ def test_the_text_fits_even_in_the_worst_case() -> None:
     for at in range(1, 1001):
         progress.done(at * 10**9)
         progress.attempts[at * 10**9 + 1] = 3
-    text = progress.to_metadata("12:0123456789abcdef")
+    text = progress.to_metadata("12:0123456789abcdef:0")
     assert len(text) < 32_768
     assert len(from_metadata(text, 0).ranges) == 1000
