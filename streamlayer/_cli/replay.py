@@ -73,7 +73,7 @@ def _met(progress: Progress, record: Record, consumer: Consumer) -> bool:
     offset = record.offset
     if offset < progress.next:
         return True
-    done = progress.resuming(offset) and progress.trusts(consumer.epoch_at(record.topic_partition, offset))
+    done = progress.resuming(offset) and progress.trusts(offset, consumer.epochs_at(record.topic_partition, offset))
     progress.accept(offset)
     if done:
         progress.done(offset)
@@ -236,4 +236,4 @@ def _partitions(letters: Iterable[DeadLetter]) -> set[TopicPartition]:
 
 
 def _metadata(consumer: Consumer, tp: TopicPartition, progress: Progress) -> str:
-    return progress.to_metadata(consumer.epoch_at(tp, max(0, progress.high - 1)))
+    return progress.to_metadata(consumer.epochs_at(tp, max(0, progress.high - 1)))
