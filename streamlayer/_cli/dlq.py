@@ -13,7 +13,7 @@ from streamlayer._cli import output
 from streamlayer._cli.consume import partitions_of
 from streamlayer._cli.dead_letters import COLUMNS, Choice, DeadLetter, dead_letter
 from streamlayer._cli.options import NamespaceOption, UrlOption, examples, session
-from streamlayer._cli.replay import Replay, replayed
+from streamlayer._cli.replay import Memory, Replay
 
 app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
 
@@ -57,11 +57,13 @@ def list_(
     where, choice = session(ctx, url, namespace), Choice(topic, error)
     found = 0
 
-    def met() -> Iterator[DeadLetter]:
+    def met() -> Iterator[tuple[DeadLetter, bool]]:
         nonlocal found
-        for letter in filter(choice.takes, map(dead_letter, consumer.read_to_end())):
-            found += 1
-            yield letter
+        for record in consumer.read_to_end():
+            replayed, letter = memory.has(record), dead_letter(record)
+            if choice.takes(letter):
+                found += 1
+                yield letter, replayed
 
     with (
         Admin(url=where.url, namespace=where.namespace) as admin,
@@ -69,15 +71,14 @@ def list_(
     ):
         consumer.assign(partitions_of(consumer, name, partition))
         consumer.seek_to_beginning()
-        newest = heapq.nlargest(limit, met(), key=_age)
-        done = replayed(admin, name)
-    shown = [(letter, letter.record.offset in done[letter.record.topic_partition]) for letter in reversed(newest)]
+        memory = Memory(admin, name, consumer)
+        shown = heapq.nlargest(limit, met(), key=_age)[::-1]
     if json:
-        for letter, again in shown:
-            output.print_json_line(letter.as_json(replayed=again))
+        for letter, replayed in shown:
+            output.print_json_line(letter.as_json(replayed=replayed))
         return
     if shown:
-        output.print_table(COLUMNS, [letter.row(replayed=again) for letter, again in shown])
+        output.print_table(COLUMNS, [letter.row(replayed=replayed) for letter, replayed in shown])
     hints = output.console(stderr=True)
     if not shown:
         hints.print(f"{name} has no such letters." if topic or error else f"{name} has no letters.")
@@ -135,7 +136,7 @@ def replay(
             output.print_table(COLUMNS, [letter.row(replayed=False) for letter in letters])
     else:
         work.run(where, partition)
-    by_topic = ", ".join(f"{count:,} to {target}" for target, count in work.sent.items())
+    by_topic = ", ".join(f"{count:,} to {target}" for target, count in sorted(work.sent.items()))
     count = work.sent.total()
     words = f"{count:,} {'letter' if count == 1 else 'letters'}"
     print(f"{'would replay' if dry_run else 'replayed'} {words}{': ' if by_topic else ''}{by_topic}")
@@ -146,5 +147,6 @@ def replay(
         hints.print(f"Another replay of {name} is at work on the rest.")
 
 
-def _age(letter: DeadLetter) -> tuple[int, int, int]:
+def _age(met: tuple[DeadLetter, bool]) -> tuple[int, int, int]:
+    letter, _ = met
     return letter.record.timestamp, letter.record.partition, letter.record.offset

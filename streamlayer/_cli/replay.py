@@ -1,13 +1,14 @@
 """Sending dead letters back, each once: what was chosen is sent, flushed, and only then committed.
 
-The rule: whoever replays is a member of the group, so two that run at the same time share the partitions. A crash
-between flush and commit repeats what was sent since the last commit, 500 letters at most.
+The rule: whoever replays is a member of the group, so two that run at the same time share the partitions; and it keeps
+its progress as workers do: what was replayed above a letter that was left out goes along in the commit's metadata. A
+crash between flush and commit repeats what was sent since the last commit, 500 letters at most.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 
@@ -26,8 +27,8 @@ from streamlayer import (
 from streamlayer._cli.consume import partitions_of
 from streamlayer._cli.dead_letters import Choice, DeadLetter, dead_letter
 from streamlayer._cli.options import Session
-from streamlayer._cli.replayed import Replayed
 from streamlayer._core.checks import LONGEST_METADATA
+from streamlayer._core.progress import Progress, from_metadata
 from streamlayer._core.refusals import where as place_of
 
 GROUP = "dlq-replay"
@@ -37,13 +38,46 @@ _AT_ONCE = 500
 _POLL_MS = 1_000
 
 
-def replayed(admin: Admin, name: str) -> Mapping[TopicPartition, Replayed]:
-    """What of each partition of a topic was replayed."""
-    try:
-        stored = admin.list_group_offsets(GROUP, topics=[name])
-    except GroupIdNotFoundError:
-        stored = {}
-    return defaultdict(lambda: Replayed(0), {tp: Replayed(at.offset, at.metadata) for tp, at in stored.items()})
+Record = ConsumerRecord[bytes, bytes]
+
+
+class Memory:
+    """What was replayed of a topic, for who only looks. It is asked for the records of a partition in their order.
+
+    :param admin: asks for the group's offsets.
+    :param name: the topic.
+    :param consumer: reads the records.
+    """
+
+    def __init__(self, admin: Admin, name: str, consumer: Consumer) -> None:
+        try:
+            stored = admin.list_group_offsets(GROUP, topics=[name])
+        except GroupIdNotFoundError:
+            stored = {}
+        self._consumer = consumer
+        self._progress = {tp: Progress(at.offset, from_metadata(at.metadata, at.offset)) for tp, at in stored.items()}
+
+    def has(self, record: Record) -> bool:
+        """Whether it was replayed."""
+        progress = self._progress.get(record.topic_partition)
+        return progress is not None and _met(progress, record, self._consumer)
+
+    def start(self, tp: TopicPartition) -> int:
+        """The first offset that may not have been."""
+        progress = self._progress.get(tp)
+        return 0 if progress is None else progress.next
+
+
+def _met(progress: Progress, record: Record, consumer: Consumer) -> bool:
+    """Note that a record was read; whether it was replayed, and is the same as was."""
+    offset = record.offset
+    if offset < progress.next:
+        return True
+    done = progress.resuming(offset) and progress.trusts(offset, consumer.epochs_at(record.topic_partition, offset))
+    progress.accept(offset)
+    if done:
+        progress.done(offset)
+    return done
 
 
 class Replay:
@@ -63,7 +97,7 @@ class Replay:
         self._choice = choice
         self._to = to
         self._limit = limit
-        self._done: Mapping[TopicPartition, Replayed] = {}
+        self._progress: dict[TopicPartition, Progress] = {}
         self.sent: Counter[str] = Counter()
         self.strays = 0
         self.elsewhere = False
@@ -75,11 +109,15 @@ class Replay:
             Consumer(url=where.url, namespace=where.namespace) as consumer,
         ):
             consumer.assign(partitions_of(consumer, self._name, partition))
-            self._done = replayed(admin, self._name)
-            starts = consumer.beginning_offsets(consumer.assignment())
-            for tp, start in starts.items():
-                consumer.seek(tp, self._start(tp, start))
-            letters = list(self._chosen(consumer.read_to_end()))
+            memory = Memory(admin, self._name, consumer)
+            for tp, start in consumer.beginning_offsets(consumer.assignment()).items():
+                consumer.seek(tp, max(start, memory.start(tp) if self._choice.offset is None else self._choice.offset))
+            letters: list[DeadLetter] = []
+            for record in consumer.read_to_end():
+                if len(letters) == self._limit:
+                    break
+                if self._choice.offset is not None or not memory.has(record):
+                    letters += self._chosen(record)
         self.sent.update(map(self._target, letters))
         return letters
 
@@ -89,7 +127,6 @@ class Replay:
         :raises StreamlayerError: one could not be sent; those before it are, and are remembered.
         """
         with (
-            Admin(url=where.url, namespace=where.namespace) as admin,
             Consumer(
                 url=where.url,
                 namespace=where.namespace,
@@ -104,44 +141,59 @@ class Replay:
             consumer.subscribe([self._name])
             mine = consumer.wait_for_assignment() & wanted
             self.elsewhere = mine != wanted
-            self._done = replayed(admin, self._name)
-            for tp, start in consumer.beginning_offsets(mine).items():
-                self._done[tp].forget_before(start)
-                consumer.seek(tp, self._start(tp, start))
             ends = consumer.end_offsets(mine)
+            for tp in mine:
+                self._take_up(consumer, tp)
             while not self._full() and any(consumer.position(tp) < end for tp, end in ends.items()):
                 polled = consumer.poll(_POLL_MS)
                 if not ends.keys() <= consumer.assignment():
                     self.elsewhere = True
                     ends = {tp: end for tp, end in ends.items() if tp in consumer.assignment()}
-                self._send(consumer, producer, list(self._chosen(_within(polled, ends))))
+                letters: list[DeadLetter] = []
+                for tp, end in ends.items():  # what dies again meanwhile is behind the end, and waits for the next one
+                    letters += self._read(consumer, [each for each in polled.get(tp, ()) if each.offset < end], letters)
+                self._send(consumer, producer, letters)
 
-    def _start(self, tp: TopicPartition, log_start: int) -> int:
-        return max(log_start, self._done[tp].offset if self._choice.offset is None else self._choice.offset)
+    def _take_up(self, consumer: Consumer, tp: TopicPartition) -> None:
+        start = consumer.position(tp)
+        self._progress[tp] = Progress(start, from_metadata(consumer.resumed_metadata(tp), start))
+        if self._choice.offset is not None and self._choice.offset < start:
+            consumer.seek(tp, self._choice.offset)
+
+    def _read(self, consumer: Consumer, records: list[Record], before: list[DeadLetter]) -> list[DeadLetter]:
+        """The letters of one partition that are to be sent; ``before``: those of others from the same poll."""
+        if not records:
+            return []
+        progress = self._progress[records[0].topic_partition]
+        if records[0].offset < progress.high and self._choice.offset is None:  # the server lost what was there
+            progress.rewind(records[0].offset)
+        letters: list[DeadLetter] = []
+        for record in records:
+            if self._limit is not None and self.sent.total() + len(before) + len(letters) >= self._limit:
+                break
+            done = _met(progress, record, consumer)
+            if not done or self._choice.offset is not None:
+                letters += self._chosen(record)
+        return letters
 
     def _full(self) -> bool:
         return self._limit is not None and self.sent.total() >= self._limit
 
-    def _chosen(self, records: Iterable[ConsumerRecord[bytes, bytes]]) -> Iterator[DeadLetter]:
-        left = None if self._limit is None else self._limit - self.sent.total()
-        for letter in map(dead_letter, records):
-            if left == 0:
-                return
-            done = self._choice.offset is None and letter.record.offset in self._done[letter.record.topic_partition]
-            if done or not self._choice.takes(letter):
-                continue
-            if letter.origin is None and self._to is None:
-                self.strays += 1
-                continue
-            yield letter
-            left = None if left is None else left - 1
+    def _chosen(self, record: Record) -> Iterator[DeadLetter]:
+        letter = dead_letter(record)
+        if not self._choice.takes(letter):
+            return
+        if letter.origin is None and self._to is None:
+            self.strays += 1
+            return
+        yield letter
 
     def _target(self, letter: DeadLetter) -> str:
         assert self._to is not None or letter.origin is not None
         return self._to or str(letter.origin and letter.origin.topic)
 
     def _send(self, consumer: Consumer, producer: Producer, letters: list[DeadLetter]) -> None:
-        self._check_room(letters)
+        self._check_room(consumer, letters)
         under_way: list[tuple[DeadLetter, RecordFuture]] = []
         try:
             for letter in letters:
@@ -158,15 +210,13 @@ class Replay:
             sent = [letter for letter, future in under_way if future.done() and future.exception(0) is None]
             self._remember(consumer, sent)
 
-    def _check_room(self, letters: list[DeadLetter]) -> None:
+    def _check_room(self, consumer: Consumer, letters: list[DeadLetter]) -> None:
         """What was picked has to fit into the text that goes with a commit."""
-        after = deepcopy(
-            {letter.record.topic_partition: self._done[letter.record.topic_partition] for letter in letters}
-        )
+        after = deepcopy({tp: self._progress[tp] for tp in _partitions(letters)})
         for letter in letters:
-            after[letter.record.topic_partition].add(letter.record.offset)
-        for tp, done in after.items():
-            if len(done.metadata) > LONGEST_METADATA:
+            after[letter.record.topic_partition].done(letter.record.offset)
+        for tp, progress in after.items():
+            if len(_metadata(consumer, tp, progress)) > LONGEST_METADATA:
                 raise ConfigurationError(
                     f"{place_of(*tp)}: too many letters were left out, here and there, to remember which. "
                     "Replay those first, without --error and --topic"
@@ -174,16 +224,16 @@ class Replay:
 
     def _remember(self, consumer: Consumer, letters: list[DeadLetter]) -> None:
         for letter in letters:
-            self._done[letter.record.topic_partition].add(letter.record.offset)
+            self._progress[letter.record.topic_partition].done(letter.record.offset)
             self.sent[self._target(letter)] += 1
-        changed = {letter.record.topic_partition: self._done[letter.record.topic_partition] for letter in letters}
-        if changed:
-            consumer.commit({tp: OffsetAndMetadata(done.offset, done.metadata) for tp, done in changed.items()})
+        reached = {tp: self._progress[tp] for tp in _partitions(letters)}
+        if reached:
+            consumer.commit({tp: OffsetAndMetadata(at.next, _metadata(consumer, tp, at)) for tp, at in reached.items()})
 
 
-def _within(
-    polled: Mapping[TopicPartition, list[ConsumerRecord[bytes, bytes]]], ends: Mapping[TopicPartition, int]
-) -> Iterator[ConsumerRecord[bytes, bytes]]:
-    """What was there when the replay began: a letter that dies again meanwhile waits for the next one."""
-    for tp, records in polled.items():
-        yield from (record for record in records if record.offset < ends.get(tp, 0))
+def _partitions(letters: Iterable[DeadLetter]) -> set[TopicPartition]:
+    return {letter.record.topic_partition for letter in letters}
+
+
+def _metadata(consumer: Consumer, tp: TopicPartition, progress: Progress) -> str:
+    return progress.to_metadata(consumer.epochs_at(tp, max(0, progress.high - 1)))

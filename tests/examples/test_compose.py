@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import re
 import shlex
+import socket
 import subprocess
 import sys
 import tomllib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,14 @@ import pytest
 import redis
 from ruamel.yaml import YAML
 
+from streamlayer import Admin
+from streamlayer.embedded import Server
 from tests import servers
+from tests.examples.shop import ROOT, order, served, started, stop, totals
 from tests.waiting import sync_wait_until
 
 pytestmark = pytest.mark.system
 
-ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "docker-compose.yml"
 SERVICES: dict[str, Any] = YAML(typ="safe").load(COMPOSE)["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -66,12 +70,12 @@ def test_the_redis_takes_its_settings(tmp_path: Path) -> None:
     """A real server starts with this command, and has what the comments say."""
     program, *options = shlex.split(SERVICES["redis"]["command"])
     assert program == "redis-server"
-    socket = tmp_path / "s"
-    command = [servers.binary("redis"), *options, "--port", "0", "--unixsocket", str(socket), "--dir", str(tmp_path)]
+    place = tmp_path / "s"
+    command = [servers.binary("redis"), *options, "--port", "0", "--unixsocket", str(place), "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            sync_wait_until(socket.exists, "the server's socket")
-            with redis.Redis(unix_socket_path=str(socket), decode_responses=True) as client:
+            sync_wait_until(place.exists, "the server's socket")
+            with redis.Redis(unix_socket_path=str(place), decode_responses=True) as client:
                 assert client.ping()
                 settings = client.config_get("appendonly", "appendfsync", "maxmemory*", "lazyfree-lazy-expire")
         finally:
@@ -97,3 +101,55 @@ def test_the_image_has_what_it_needs() -> None:
     }
     (extra,) = re.findall(r"pip install \S+ '/src\[(\w+)\]'", DOCKERFILE)
     assert extra in project["project"]["optional-dependencies"]
+
+
+def free_port() -> int:
+    """One that nobody listens on."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return int(listening.getsockname()[1])
+
+
+def arguments(command: list[str], ports: dict[str, str]) -> list[str]:
+    """What a container runs, as arguments of this Python, with other ports."""
+    program, *rest = command
+    module = {"python": [], "streamlayer": ["-m", "streamlayer._cli"]}[program]
+    return [*module, *(re.sub(r"\b808\d\b", lambda found: ports[found[0]], word) for word in rest)]
+
+
+def healthy(service: str, url: str, ports: dict[str, str]) -> bool:
+    """Run what Docker runs to see how a container is."""
+    kind, *command = SERVICES[service]["healthcheck"]["test"]
+    assert kind == "CMD"
+    with started(*arguments(command, ports), url=url) as look:
+        return look.wait(30) == 0
+
+
+def test_the_service_and_two_workers_run() -> None:
+    """With the commands of the file: orders become invoices, all are healthy, and all stop in order."""
+    ports = {port: str(free_port()) for port in ("8080", "8081", "8082")}
+    second = [*SERVICES["worker"]["command"][:-1], "8082"]
+    with (
+        Server(port=0) as server,
+        started(*arguments(SERVICES["web"]["command"], ports), url=server.url) as web,
+        started(*arguments(SERVICES["worker"]["command"], ports), url=server.url) as worker,
+        started(*arguments(second, ports), url=server.url) as other,
+    ):
+        assert served(web) == f"http://0.0.0.0:{ports['8080']}"
+        shop = f"http://127.0.0.1:{ports['8080']}"
+        for number in range(20):
+            order(shop, f"customer {number}")
+        for number in range(20):
+            sync_wait_until(partial(totals, shop, f"customer%20{number}"), "an invoice for each", timeout=30)
+        assert healthy("web", server.url, ports)
+        assert healthy("worker", server.url, ports)
+        with Admin(url=server.url) as admin:
+
+            def shared() -> bool:
+                members = admin.describe_groups(["billing"])["billing"].members
+                return [len(member.assignment) for member in members] == [2, 2]
+
+            sync_wait_until(shared, "each worker has two partitions of four", timeout=30)
+        for process in (worker, other, web):
+            stop(process)
+        assert not healthy("web", server.url, ports)

@@ -15,6 +15,8 @@ from tests.waiting import sync_wait_until
 
 pytestmark = pytest.mark.system
 
+WORKERS = ("-m", "streamlayer._cli", "worker", "worker:app", "--processes", "2")
+
 
 @pytest.fixture
 def url() -> Iterator[str]:
@@ -41,7 +43,7 @@ def test_orders_become_invoices(url: str) -> None:
             sync_wait_until(lambda: totals(shop, "anna") == [119, 238], "the invoices of before the worker")
             stop(worker)
         order(shop, "anna", cents=300)
-        with started("worker.py", url=url) as worker:
+        with started(*WORKERS, url=url) as worker:
             sync_wait_until(lambda: totals(shop, "anna") == [119, 238, 357], "the invoice of while it was away")
             with started("web.py", "--port", "0", url=url) as later:
                 second = served(later)
