@@ -106,7 +106,7 @@ class Reporter:
         """Say what there is to say. A supervisor that does not read is waited for by nobody."""
         health = self._app.health()
         members = tuple(self._app.members())
-        self._joined = self._joined or (health.ok and bool(members))
+        self._joined = self._joined or (health.ok and {group_id for group_id, _ in members} == set(self._app.groups()))
         report = Report(members, health.ok, health.state, health.reason, self._joined)
         now = time.monotonic()
         if not self._unsent and (report != self._said or now >= self._said_at + HEARD_MS / 1000):
