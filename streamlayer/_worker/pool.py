@@ -20,10 +20,10 @@ from streamlayer._core.refusals import where
 from streamlayer._waiting import aio as waiting
 from streamlayer._waiting.aio import RecordFuture
 from streamlayer._worker import dead_letters
+from streamlayer._worker.calls import Calls
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import InvalidRecordError
 from streamlayer._worker.outputs import outputs
-from streamlayer._worker.threads import Threads
 
 logger = logging.getLogger("streamlayer")
 
@@ -54,9 +54,7 @@ class Pool:
         self._batch_timer: asyncio.TimerHandle | None = None
         self._turn_at = 0.0
         self._settled = waiting.Signal()
-        self._threads = (
-            None if self._handler.is_async else Threads(declared.concurrency, f"handler-{self._handler.name}")
-        )
+        self._calls = Calls(self._handler, declared.concurrency, declared.timeout_ms)
         self._slow: set[Job] = set()
         self.stuck: dict[Job, str] = {}
         """Jobs that failed in all their attempts and are not dead letters yet, and why."""
@@ -76,7 +74,7 @@ class Pool:
             self._spawn(self._call_on(job))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        task = self._calls.spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -140,16 +138,11 @@ class Pool:
             else:
                 arguments = self._handler.arguments(job.records[0]) if job.records else []
             records = job.records
-            result = await self._run(arguments) if records else None
-            sent = [] if result is None or job.void else await self._send(result, records)
+            sent = await self._handle(job, arguments, records) if records else []
         except InvalidRecordError as error:
             self._failed_to_read(job, error)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is the record's trouble, not the worker's
             self._failed(job, error)
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            self._failed(job, RuntimeError(f"the handler was cancelled from within: {error!r}"))
         else:
             job.owner.finish(job)
             if sent:
@@ -172,20 +165,12 @@ class Pool:
                 self._complete(job, [record])
         return self._handler.batch(rows)
 
-    async def _run(self, arguments: list[Any]) -> Any:
-        if self._threads is not None:
-            return await self._threads.call(self._handler.call, arguments)
-        if self._declared.timeout_ms is None:
-            return await self._handler.call(*arguments)
-        limit = asyncio.timeout(self._declared.timeout_ms / 1000)
-        try:
-            async with limit:
-                return await self._handler.call(*arguments)
-        except TimeoutError as error:
-            if limit.expired():
-                msg = f"it took longer than timeout_ms={self._declared.timeout_ms}"
-                raise TimeoutError(msg) from error
-            raise
+    async def _handle(self, job: Job, arguments: list[Any], records: list[Record]) -> list[RecordFuture]:
+        """Call the handler; the answer is what has to be in the log before the records are done."""
+        result, sent = await self._calls.call(arguments)
+        if job.void:
+            return []
+        return sent if result is None else [*sent, *await self._send(result, records)]
 
     async def _send(self, result: Any, records: list[Record]) -> list[RecordFuture]:
         batch = self._handler.takes_batches
@@ -294,8 +279,8 @@ class Pool:
             if job.void or record not in job.records:
                 continue  # another's by now; or reading went back behind it
             try:
-                result = await self._run(self._handler.batch([self._handler.arguments(record)]))
-                for future in [] if result is None or job.void else await self._send(result, [record]):
+                arguments = self._handler.batch([self._handler.arguments(record)])
+                for future in await self._handle(job, arguments, [record]):
                     await future
             except Exception as error:  # noqa: BLE001 - as in _call
                 if self._declared.dead_letter is None or not await self._bury(job, record, error, job.attempts + 1):
@@ -393,8 +378,7 @@ class Pool:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        if self._threads is not None:
-            self._threads.close()
+        self._calls.close()
 
     def _place(self, job: Job) -> str:
         if not job.records:
@@ -405,4 +389,4 @@ class Pool:
 
 
 def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"
+    return f"{type(error).__name__}: {dead_letters.text_of(error)}"

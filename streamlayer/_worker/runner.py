@@ -25,6 +25,7 @@ from streamlayer._core.progress import MOST_RANGES, Progress, from_metadata
 from streamlayer._types import Health, OffsetAndMetadata, TopicPartition
 from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
+from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.pool import Pool
 from streamlayer.errors import (
     CommitFailedError,
@@ -61,7 +62,7 @@ class Runner(ConsumerRebalanceListener):
         self,
         declared: Declared,
         common: Mapping[str, Any],
-        own_producer: Callable[[], Producer[Any, Any] | None],
+        own_producer: Callable[[], OwnProducer | None],
         grace_ms: int,
     ) -> None:
         self.declared = declared
@@ -282,7 +283,7 @@ class Runner(ConsumerRebalanceListener):
         if producer is None:
             return
         try:
-            await producer.flush()
+            await producer.flush_others(None)
         except StreamlayerError as error:
             msg = f"what a handler sent with app.producer did not arrive, so nothing is committed: {error}"
             raise _FlushFailedError(msg) from error
