@@ -114,11 +114,13 @@ class Link:
     """A connection that opens when it is needed and opens anew after it was lost.
 
     :ivar opened: how many times it was opened.
+    :ivar put_off: whether a server was there that could not be used yet: it loads, or somebody's script keeps it busy.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.opened = 0
+        self.put_off = False
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
@@ -170,6 +172,7 @@ class Link:
     def _refused(self, error: Exception) -> StreamlayerError:
         """What the server said to somebody who connects."""
         found = error_from_reply(error_text(error), self.settings.place)
+        self.put_off = self.put_off or (isinstance(found, StreamlayerError) and found.retriable)
         return StreamlayerError(str(found)) if isinstance(found, Refusal) else found
 
     async def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
