@@ -37,8 +37,8 @@ def check_server(info: dict[str, str], *, allow_eviction: bool) -> None:
         raise UnsupportedVersionError(msg)
     if may_evict(info) and not allow_eviction:
         msg = (
-            f"the server's maxmemory-policy is {info['maxmemory_policy']}: "
-            "it would delete records silently when memory is full. Run `CONFIG SET maxmemory-policy noeviction` (and put it into the server's configuration), "
+            f"the server's maxmemory-policy is {info['maxmemory_policy']}: it would delete records silently when memory"
+            " is full. Run `CONFIG SET maxmemory-policy noeviction` (and put it into the server's configuration), "
             "or pass allow_eviction=True if the records may be lost"
         )
         raise ConfigurationError(msg)
