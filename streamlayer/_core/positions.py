@@ -196,6 +196,14 @@ class PartitionPosition:
         self.seek(position)
         self._pairs = pairs
 
+    def go_back(self) -> bool:
+        """Go on where this reader was before its log was gone for a while; tell whether it is that log."""
+        left, self.left = self.left, None
+        if left is None or left.topic_id != self.topic_id:
+            return False
+        self.resume(left.end, pairs_crossed(left.epochs, left.end)[0])
+        return True
+
     def pairs_at(self, offset: int) -> str:
         """``number:token`` of the last epochs that begin at or before an offset; empty if they are unknown."""
         return pairs_crossed(self._epochs, offset)[0] if self._epochs else self._pairs
