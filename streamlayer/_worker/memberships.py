@@ -18,6 +18,8 @@ from streamlayer._waiting.aio import Latch
 from streamlayer._worker.life import Life
 from streamlayer.errors import GroupIdNotFoundError, StreamlayerError
 
+LOOK_MS = 1000
+"""How often the connection is used."""
 PATIENCE_S = 60
 """Sessions are shorter than that: by then the server has dropped the member."""
 
@@ -37,11 +39,20 @@ class Memberships:
         self._over = over
 
     async def connect(self) -> None:
-        """Be ready. A server that is away is no failure: the children say so too, and wait for it."""
-        try:
-            await self._admin.list_groups()
-        except StreamlayerError as error:
-            logger.warning("the supervisor cannot reach the server yet: %s", error)
+        """Be ready, now and from now on, until ``over``: a connection that was lost is not found so by a removal."""
+        in_trouble = False
+        while not self._over.is_set():
+            try:
+                await self._admin.list_groups()
+            except StreamlayerError as error:
+                if not in_trouble:
+                    logger.warning("the supervisor cannot reach the server, and goes on trying: %s", error)
+                in_trouble = True
+            else:
+                if in_trouble:
+                    logger.warning("the supervisor has reached the server")
+                in_trouble = False
+            await self._over.wait(LOOK_MS)
 
     async def close(self) -> None:
         """No more."""
