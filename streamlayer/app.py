@@ -16,10 +16,10 @@ import inspect
 import logging
 import os
 import signal
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from types import TracebackType
-from typing import Any, Literal, Never, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar
 
 from streamlayer._async.admin import Admin
 from streamlayer._async.producer import Producer
@@ -33,6 +33,9 @@ from streamlayer._worker.retry import Retry
 from streamlayer._worker.runner import Runner
 from streamlayer._worker.watch import Watch
 from streamlayer.errors import ConfigurationError, IllegalStateError
+
+if TYPE_CHECKING:
+    from streamlayer.testing import AppTest
 
 __all__ = ["App", "ProducerRecord", "Retry"]
 
@@ -145,7 +148,8 @@ class App:
 
         What its parameters are given is in their annotations: a pydantic model, ``dict`` or whatever pydantic validates
         from the value's JSON; ``bytes`` or ``str``: the value; ``ConsumerRecord``: the record. A ``list[…]`` of one of
-        them takes batches. An ``async def`` is awaited in the event loop; a ``def`` runs in a thread.
+        them takes batches. A parameter with a default is left alone. An ``async def`` is awaited in the event loop; a
+        ``def`` runs in a thread.
 
         :param topics: what to read.
         :param group_id: the group, in which each partition is one process's.
@@ -331,6 +335,32 @@ class App:
         self._block = None
         stop.set()
         await task
+
+    # --- tests -------------------------------------------------------------------------------------------------------
+
+    def test(self, *, num_partitions: int = 1) -> AppTest:
+        """For users' tests: ``with app.test() as t:`` has the app on a fake server of its own, without any other.
+
+        :param num_partitions: of topics.
+        """
+        from streamlayer.testing import AppTest, Backstage
+
+        return AppTest(Backstage(self._lend, self.serve, lambda: self._runners), num_partitions)
+
+    @contextmanager
+    def _lend(self, redis: Any, change: Callable[[Declared], Declared]) -> Generator[list[Declared]]:
+        """Put the app on another server, with other handlers, for a while."""
+        if self._runners or self._block is not None:
+            msg = "the app runs: it can be tested when it does not"
+            raise IllegalStateError(msg)
+        kept = self._common, self._declared, self._producer
+        self._common = {**self._common, "url": None, "redis": redis, "namespace": None}
+        self._declared = list(map(change, self._declared))
+        self._producer = None
+        try:
+            yield self._declared
+        finally:
+            self._common, self._declared, self._producer = kept
 
     # --- how it is doing ---------------------------------------------------------------------------------------------
 

@@ -123,6 +123,11 @@ class Sender:
             self._accumulator.seal(batch)
         self._signal.set()
 
+    def note(self, settled: Settlement) -> None:
+        """Something was settled without a round."""
+        self._count(settled)
+        self._tell(settled.done)
+
     async def deliver(self, batch: Batch, timeout_ms: float | None) -> None:
         """Send a batch now, in the caller's own turn if no round is under way; the sender goes on with what is left.
 

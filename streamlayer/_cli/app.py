@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamlayer import StreamlayerError, __version__
-from streamlayer._cli import consume, demo, doctor, groups, produce, server, topics, worker
+from streamlayer._cli import consume, demo, dlq, doctor, groups, produce, server, topics, worker
 from streamlayer._cli.options import DebugOption, NamespaceOption, Session, examples
 from streamlayer.errors import ServerUnavailableError
 
@@ -68,6 +68,7 @@ app = typer.Typer(
 )
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
+app.add_typer(dlq.app, name="dlq")
 app.command("lag", epilog=groups.LAG_EXAMPLES)(groups.lag)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)

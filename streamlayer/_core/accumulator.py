@@ -66,7 +66,7 @@ class PartitionQueue:
         self.keys = keys
         self.sealed: deque[Batch] = deque()
         self.sequence = 0
-        self.epoch = 0
+        self.epoch = topic.first_epoch
         self.segment = 0
         self.trim: tuple[int, int] | None = None
         self.hindrance: StreamlayerError | None = None
@@ -97,6 +97,7 @@ class TopicQueue:
     :ivar room: bytes of records that fit a batch.
     :ivar append_time: its records' time is the server's, of their append.
     :ivar needs: who must have a batch before ``acks="all"`` is satisfied, as the registry says.
+    :ivar first_epoch: the producer epoch that its partitions begin with: past all that were used before.
     :ivar stale: the server has, or will have, another layout: nothing new is sent until the topic was read again.
     :ivar asked: how often it was read lately without finding that layout.
     :ivar held_until: nothing new is sent, and it is not read again, before this time.
@@ -106,6 +107,7 @@ class TopicQueue:
         "append_time",
         "asked",
         "count",
+        "first_epoch",
         "generation",
         "hash",
         "held_until",
@@ -140,6 +142,7 @@ class TopicQueue:
         self.new_done = new_done
         self.append_time = append_time
         self.needs = needs
+        self.first_epoch = 0
         self.room = max(1, min(batch_size, FRAME_LIMIT) if batch_size <= 1 << 16 else batch_size) - FRAME_OVERHEAD
         self.partitions = [PartitionQueue(self, number, key) for number, key in enumerate(keys)]
         self.opens = [partition.open for partition in self.partitions]

@@ -39,7 +39,7 @@ class Job:
     :ivar attempts: how often it has failed.
     :ivar void: the partition is no longer this worker's: what becomes of it does not count.
     :ivar singly: a batch that keeps failing: its records are handled one at a time.
-    :ivar began: when its call began, in the event loop's seconds.
+    :ivar began: when its call began, in the event loop's seconds; 0: none runs.
     :ivar sending: results of it that are on their way to their topics.
     :ivar error: why one of them did not arrive.
     """
@@ -114,14 +114,14 @@ class Lanes:
             return None
         lanes: list[Lane] = []
         records: list[Record] = []
-        while self._ready and len(records) < most:
+        while self._ready and (left := most - len(records)):
             lane = self._ready.popleft()
             lane.busy = True
             lanes.append(lane)
-            self.available -= len(lane.waiting)
-            taken = most - len(records)
-            records += lane.waiting[:taken]
-            del lane.waiting[:taken]
+            waiting = lane.waiting
+            self.available -= len(waiting)
+            records += waiting[:left]
+            del waiting[:left]
         attempts = self.progress.attempts
         job = Job(self, records, lanes, max(attempts.get(record.offset, 0) for record in records) if attempts else 0)
         self.jobs.add(job)
@@ -160,16 +160,22 @@ class Lanes:
 
     def again(self, job: Job) -> None:
         """A job that failed may be taken once more; its lanes stayed busy."""
+        if not job.records:  # reading went back behind it
+            self._end(job)
+            return
         self._again.append(job)
         self.available += len(job.records)
 
+    def _end(self, job: Job) -> None:
+        self.jobs.discard(job)
+        self.finish(job)
+
     def rewind(self, offset: int) -> None:
         """Reading went back to this offset: nothing that was read from there on counts."""
-        again = {*self._again}
         for job in self.jobs:
             kept = [record for record in job.records if record.offset < offset]
             self.unfinished -= len(job.records) - len(kept)
-            if job in again:
+            if job in self._again:
                 self.available -= len(job.records) - len(kept)
             job.records = kept
         for lane in {*self._lanes.values(), *self._ready}:
@@ -180,6 +186,10 @@ class Lanes:
             lane.waiting = kept
         self._ready = deque(lane for lane in self._ready if lane.waiting)
         self._lanes = {key: lane for key, lane in self._lanes.items() if lane.waiting or lane.busy}
+        again, self._again = self._again, deque(job for job in self._again if job.records)
+        for job in again:
+            if not job.records:
+                self._end(job)
         self.progress.rewind(offset)
 
     def close(self) -> None:

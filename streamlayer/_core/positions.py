@@ -23,20 +23,22 @@ from streamlayer._core.truncation import diverged_at
 from streamlayer._types import ConsumerRecord, TopicPartition
 from streamlayer.errors import CorruptRecordError, RecordDeserializationError, StreamlayerError
 
-PAIRS_KEPT: Final = 4
+EPOCHS_CARRIED: Final = 4
+NO_TAIL: Final = (-1, 0)
+"""Nothing is known of the tail."""
 
 Deserializer = Callable[[bytes], Any]
 
 
-def pairs_crossed(epochs: str, position: int) -> tuple[str, float]:
-    """The last four ``number:token`` of a log's epochs that begin at or before a position; where the next begins."""
-    pairs: list[str] = []
+def epochs_crossed(epochs: str, position: int) -> tuple[str, float]:
+    """The last four of a log's epochs that begin at or before a position; where the next begins."""
+    crossed: list[str] = []
     for epoch in epochs.split(","):
-        pair, _, start = epoch.rpartition(":")
-        if int(start) > position:
-            return ",".join(pairs[-PAIRS_KEPT:]), int(start)
-        pairs.append(pair)
-    return ",".join(pairs[-PAIRS_KEPT:]), math.inf
+        start = int(epoch.rpartition(":")[2])
+        if start > position:
+            return ",".join(crossed[-EPOCHS_CARRIED:]), start
+        crossed.append(epoch)
+    return ",".join(crossed[-EPOCHS_CARRIED:]), math.inf
 
 
 class Left(NamedTuple):
@@ -84,10 +86,10 @@ class PartitionPosition:
         self.sought = 0
         self.placed = False
         self._fetch_position = position
-        self._pairs = ""
+        self._crossed = ""
         self._epochs: str = ""
         self._next_epoch: float = 0
-        self._tail = (-1, 0)
+        self._tail = NO_TAIL
         self._fields: deque[Field] = deque()
         self._frames: Iterator[Frame] | None = None
         self._frame: Frame | None = None
@@ -113,7 +115,7 @@ class PartitionPosition:
             max_bytes=max_bytes,
             segment=self.segment,
             tail=self._tail,
-            pairs=self._pairs,
+            crossed=self._crossed,
             peek=peek,
         )
 
@@ -141,7 +143,7 @@ class PartitionPosition:
         self.waiting = position == reply.next
         if reply.epochs != self._epochs or position >= self._next_epoch:
             self._epochs = reply.epochs
-            self._pairs, self._next_epoch = pairs_crossed(reply.epochs, position)
+            self._crossed, self._next_epoch = epochs_crossed(reply.epochs, position)
         return size
 
     def leave(self) -> Left | None:
@@ -172,7 +174,15 @@ class PartitionPosition:
         elif base == reply.tail_base:
             self._tail = (base, have + len(last.frames))
         else:
-            self._tail = (-1, 0)
+            self._tail = NO_TAIL
+
+    def forget_tail(self) -> bool:
+        """Ask for the whole tail the next time: who answers may be another server, with other bytes in it.
+
+        :returns: whether anything was known of it.
+        """
+        known, self._tail = self._tail != NO_TAIL, NO_TAIL
+        return known
 
     def drop(self) -> None:
         """Forget what was fetched and not handed out; the position stays."""
@@ -180,7 +190,7 @@ class PartitionPosition:
         self._frames = self._frame = None
         self._stored = b""
         self._fetch_position = self.position
-        self._tail = (-1, 0)
+        self._tail = NO_TAIL
         self.buffered = 0
         self.waiting = self.cut_off = False
 
@@ -190,17 +200,17 @@ class PartitionPosition:
         self.sought += 1
         self.placed = False
         self.error = None
-        self._pairs = self._epochs = ""
+        self._crossed = self._epochs = ""
         self.drop()
 
-    def resume(self, position: int, pairs: str, metadata: str) -> None:
-        """Go on where somebody stopped who had crossed these epochs of the log, as ``pairs_at`` told."""
+    def resume(self, position: int, crossed: str, metadata: str) -> None:
+        """Go on where somebody stopped who had crossed these epochs of the log, as ``crossed_at`` told."""
         self.seek(position)
-        self._pairs, self.metadata = pairs, metadata
+        self._crossed, self.metadata = crossed, metadata
 
-    def pairs_at(self, offset: int) -> str:
-        """``number:token`` of the last epochs that begin at or before an offset; empty if they are unknown."""
-        return pairs_crossed(self._epochs, offset)[0] if self._epochs else self._pairs
+    def crossed_at(self, offset: int) -> str:
+        """``number:token:start`` of the last epochs that begin at or before an offset; empty if they are unknown."""
+        return epochs_crossed(self._epochs, offset)[0] if self._epochs else self._crossed
 
     def give_back(self, offset: int) -> None:
         """Records from this offset on were not handed out after all."""

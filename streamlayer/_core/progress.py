@@ -3,7 +3,7 @@
 Words: a record is *accepted* when it was read and *done* when it needs no more handling. *next* is the offset below
 which all is done: only that is committed. What is done above it are *ranges*; they and the attempts of what failed
 go along in the commit's metadata, so that who goes on there skips what is done. A number may mean another record after
-the server lost its end, hence the log's *epoch* stands with them: ranges count for records of that epoch or earlier.
+the server lost its end, hence the log's *epochs* stand with them: ranges count up to where the logs part.
 
 No clock, no lock, no socket.
 """
@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from typing import Final, NamedTuple
+
+from streamlayer._core.truncation import diverged_at
 
 MOST_RANGES: Final = 1000
 """Ranges above ``next`` at most; then the partition is held back."""
@@ -22,12 +24,12 @@ _LONGEST: Final = 32_000
 class Kept(NamedTuple):
     """What a commit's metadata says of the records above its offset.
 
-    :ivar epoch: ``number:token`` of the log's epoch in which the last of them was read; empty if that is unknown.
+    :ivar epochs: the log's, up to the last record that was read, as ``number:token:start,…``; empty if unknown.
     :ivar ranges: (first offset, offset behind the last) of what is done, ascending.
     :ivar attempts: offset -> how often its handling has failed.
     """
 
-    epoch: str
+    epochs: str
     ranges: tuple[tuple[int, int], ...]
     attempts: dict[int, int]
 
@@ -48,7 +50,7 @@ class Progress:
     def __init__(self, start: int, kept: Kept = NOTHING) -> None:
         self.next = self.high = start
         self.attempts = {offset: count for offset, count in kept.attempts.items() if offset >= start}
-        self._kept_epoch = kept.epoch
+        self._kept_epochs = kept.epochs
         self._kept = [(first, end) for first, end in kept.ranges if first >= start]
         self._firsts: list[int] = []
         self._ends: list[int] = []
@@ -60,22 +62,28 @@ class Progress:
 
     def resuming(self, offset: int) -> bool:
         """Whether an earlier owner has said that this record is done; ``trusts`` tells if that holds."""
-        kept = self._kept
-        while kept and kept[0][1] <= offset:
-            del kept[0]
-        return bool(kept) and kept[0][0] <= offset
+        for first, end in self._kept:
+            if offset < end:
+                return offset >= first
+        return False
 
-    def trusts(self, epoch: str) -> bool:
-        """Whether a record of this epoch (``number:token``) is the one that the earlier owner saw under its offset."""
-        if epoch == self._kept_epoch or not (epoch and self._kept_epoch):
-            return epoch == self._kept_epoch
-        return int(epoch.partition(":")[0]) < int(self._kept_epoch.partition(":")[0])
+    def trusts(self, offset: int, epochs: str) -> bool:
+        """Whether a record is the one that the earlier owner saw under its offset.
+
+        :param epochs: the log's, up to that record, as it is read now.
+        """
+        if not (epochs and self._kept_epochs):
+            return epochs == self._kept_epochs
+        point = diverged_at(self._kept_epochs, epochs)
+        return point is not None and offset < point
 
     def accept(self, offset: int) -> None:
         """A record was read. What lies between it and the one before is not in the log any more, and counts as done."""
         if offset > self.high:
             self._done(self.high, offset)
         self.high = offset + 1
+        while self._kept and self._kept[0][1] <= self.high:
+            del self._kept[0]
 
     def rewind(self, offset: int) -> None:
         """Reading went back to this offset: what was done from there on is to be done again."""
@@ -113,21 +121,22 @@ class Progress:
             self.next = ends[0]
             del firsts[0], ends[0]
 
-    def to_metadata(self, epoch: str) -> str:
+    def to_metadata(self, epochs: str) -> str:
         """What to commit beside ``next``; empty where nothing lies above it.
 
-        :param epoch: that of the last record that was accepted. While ranges of an earlier owner are not read yet, its
-            epoch stays: what was done since is then done twice rather than never.
+        :param epochs: the log's, up to the last record that was accepted. While ranges of an earlier owner are not read
+            yet, its own stay: what was done since may then be done twice rather than never.
         """
-        ranges = [*zip(self._firsts, self._ends, strict=True), *self._kept]
+        kept = [(max(first, self.high), end) for first, end in self._kept]
+        ranges = [*zip(self._firsts, self._ends, strict=True), *kept]
         if not ranges and not self.attempts:
             return ""
-        epoch = self._kept_epoch if self._kept else epoch
+        epochs = self._kept_epochs if self._kept else epochs
         base = self.next
         done = ",".join(f"{first - base}+{end - first}" for first, end in ranges)
         failed = ",".join(f"{offset - base}:{count}" for offset, count in sorted(self.attempts.items()))
-        text = f"{_MARK} {epoch or '-'} {done or '-'} {failed or '-'}"
-        return text if len(text) <= _LONGEST else f"{_MARK} {epoch or '-'} {done or '-'} -"
+        text = f"{_MARK} {epochs or '-'} {done or '-'} {failed or '-'}"
+        return text if len(text) <= _LONGEST else f"{_MARK} {epochs or '-'} {done or '-'} -"
 
 
 def from_metadata(text: str, base: int) -> Kept:
@@ -139,7 +148,7 @@ def from_metadata(text: str, base: int) -> Kept:
     mark, *parts = text.split(" ")
     if mark != _MARK or len(parts) != 3:
         return NOTHING
-    epoch, done, failed = ("" if part == "-" else part for part in parts)
+    epochs, done, failed = ("" if part == "-" else part for part in parts)
     ranges: list[tuple[int, int]] = []
     attempts: dict[int, int] = {}
     try:
@@ -149,7 +158,7 @@ def from_metadata(text: str, base: int) -> Kept:
         for part in filter(None, failed.split(",")):
             gap, _, count = part.partition(":")
             attempts[base + int(gap)] = int(count)
-        int(epoch.partition(":")[0] or 0)
+        diverged_at(epochs, epochs) if epochs else None
     except ValueError:
         return NOTHING
-    return Kept(epoch, tuple(ranges), attempts)
+    return Kept(epochs, tuple(ranges), attempts)

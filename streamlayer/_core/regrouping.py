@@ -41,7 +41,8 @@ a partition of a restored server      the same: it is refused until somebody has
 has an older layout
 the topic cannot be read              as a round in trouble: back-off, told, and again
 it takes too long                     ``delivery_timeout_ms`` ends each batch: certainly not written, unless frozen
-the topic is gone, or another one     all of it fails, as it does when an append says so
+the topic is gone, or another one;    all of it fails, as it does when an append says so; the next `send` opens it anew
+the server lost the growth
 it grows again meanwhile              stale again: heirs are moved like any batch, and become origins
 a moved batch fails                   its records' futures fail, not those of its origins' other records
 ====================================  =================================================================================
@@ -61,7 +62,7 @@ from streamlayer._core.codec import FAR_TIMESTAMP, header_size
 from streamlayer._core.columns import longest
 from streamlayer._core.refusals import error_of
 from streamlayer._core.settlement import Settlement, give_up_late, lose_topic
-from streamlayer.errors import StreamlayerError, UnknownTopicOrPartitionError
+from streamlayer.errors import StreamlayerError, UnknownTopicIdError, UnknownTopicOrPartitionError
 
 FIRST_HOLD_MS: Final = 2
 MOST_DOUBLINGS: Final = 5
@@ -96,8 +97,11 @@ def follow(
             result.done = give_up_late(accumulator, found, now)
         else:
             result.done = [batch for queue in topic.partitions for batch in accumulator.fail_all(queue, found)]
-    elif found.topic_id != topic.topic_id or found.generation < topic.generation or found.count < topic.count:
+    elif found.topic_id != topic.topic_id:
         lose_topic(accumulator, topic, error_of("TOPIC_REPLACED", "", topic.name), result)
+    elif found.generation < topic.generation or found.count < topic.count:
+        msg = f"{topic.name}: the server lost the topic's newest partitions; this was not written. Send it again"
+        lose_topic(accumulator, topic, UnknownTopicIdError(msg), result)
     elif found.generation == topic.generation:
         result.done = give_up_late(accumulator, None, now)
         _hold(topic, now)

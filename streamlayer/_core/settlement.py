@@ -10,6 +10,7 @@ No clock, no lock, no socket: outcomes in, decisions out.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import zip_longest
 from typing import Any
 
 from streamlayer._core.accumulator import Accumulator, PartitionQueue, TopicQueue
@@ -213,6 +214,32 @@ def lose_topic(accumulator: Accumulator, topic: TopicQueue, error: StreamlayerEr
     topic.stale = False
     for partition in topic.partitions:
         result.done += accumulator.fail_all(partition, error)
+
+
+def reopen(accumulator: Accumulator, topic: TopicQueue) -> Settlement:
+    """Take a topic in; where it was lost before, begin behind what was sent then.
+
+    The log may be the same: a server that lost a growth, or was away while another answered, or a backup. It knows this
+    producer, and what comes must not be taken for what was sent before. And what was acknowledged may be gone.
+    """
+    result = Settlement()
+    older = accumulator.topics.get(topic.name)
+    if older is not None:
+        same = topic.topic_id == older.topic_id
+        error = error_of("UNKNOWN_TOPIC" if same else "TOPIC_REPLACED", "", topic.name)
+        for partition in older.partitions:
+            result.done += accumulator.fail_all(partition, error)  # what came too late to be given up with the rest
+        topic.first_epoch = max([older.first_epoch, *(partition.epoch for partition in older.partitions)])
+        for partition in topic.partitions:
+            partition.epoch = topic.first_epoch
+        for known, partition in zip_longest(older.partitions, topic.partitions) if same else ():
+            if partition is None and known.acknowledged.end:
+                result.losses.append(known.acknowledged.all_lost(where(topic.name, known.number)))
+            elif partition is not None and known is not None:
+                partition.acknowledged, partition.segment = known.acknowledged, known.segment
+    accumulator.losses += result.losses
+    accumulator.add_topic(topic)
+    return result
 
 
 def note_trims(partitions: Iterable[PartitionQueue], outcomes: Iterable[Any]) -> StreamlayerError | None:

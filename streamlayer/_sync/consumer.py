@@ -424,9 +424,7 @@ class Consumer(Generic[K, V]):
         self._enter_polling()
         try:
             self._drop_record_buffer()
-            records = self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
-            self._in_hand = {tp: taken[0].offset for tp, taken in records.items()}
-            return records
+            return self._poll(timeout_ms, max_records or self._options.max_poll_records, None)
         finally:
             self._leave()
 
@@ -475,10 +473,7 @@ class Consumer(Generic[K, V]):
                     enough_at = now + self._options.fetch_max_wait_ms
                 enough = self._ripe or self._fetcher.buffered >= self._options.fetch_min_bytes
                 if enough or now >= min(enough_at, deadline):
-                    records = self._take(most, ends)
-                    if group is not None and group.lapsed():
-                        self._take_back(records)
-                        records = {}
+                    records = self._hand_out(group, most, ends)
                     self._ripe = self._fetcher.buffered > 0
                     if records:
                         return records
@@ -497,6 +492,25 @@ class Consumer(Generic[K, V]):
             group.follow(self._finished)
         except StreamlayerError as error:
             self._fetcher.endure(error)
+
+    def _hand_out(
+        self, group: Group | None, most: int, ends: Mapping[TopicPartition, int] | None
+    ) -> dict[TopicPartition, list[ConsumerRecord[Any, Any]]]:
+        """Take records, and give them back where they are not to be handed out: nobody vouches for this member, or
+        Ctrl-C struck meanwhile. What is in hand is noted before, so that wherever it strikes it is not committed.
+        """
+        self._in_hand = {p.tp: p.position for p in self._assignment.positions.values() if p.buffered}
+        records: dict[TopicPartition, list[ConsumerRecord[Any, Any]]] = {}
+        try:
+            records = self._take(most, ends)
+            if group is not None and group.lapsed():
+                self._take_back()
+                records = {}
+        except BaseException:
+            self._take_back()
+            raise
+        self._in_hand = {tp: self._in_hand[tp] for tp in records}
+        return records
 
     def _take(
         self, most: int, ends: Mapping[TopicPartition, int] | None
@@ -518,9 +532,11 @@ class Consumer(Generic[K, V]):
                         break
         return records
 
-    def _take_back(self, records: Mapping[TopicPartition, Sequence[ConsumerRecord[Any, Any]]]) -> None:
-        for tp, taken in records.items():
-            self._assignment.positions[tp].give_back(taken[0].offset)
+    def _take_back(self) -> None:
+        for tp, offset in self._in_hand.items():
+            position = self._assignment.positions[tp]
+            if position.position != offset:
+                position.give_back(offset)
 
     def _finished(self, *, but_in_hand: bool = False) -> dict[TopicPartition, int]:
         """What was handed out: partition -> the offset behind it.
@@ -605,15 +621,16 @@ class Consumer(Generic[K, V]):
         """Records to hand out one at a time."""
         self._records = [record for records in batch.values() for record in records]
         self._record = 0
+        self._in_hand = {}
 
     def _drop_record_buffer(self) -> None:
         """Records fetched for an iteration and not handed out go back: positions are as if they were never taken."""
-        left, self._records = self._records[self._record :], []
-        self._record = 0
-        for record in reversed(left):
+        for record in reversed(self._records[self._record :]):
             position = self._assignment.positions.get(record.topic_partition)
             if position is not None:
                 position.give_back(record.offset)
+        self._records = []
+        self._record = 0
 
     def read_to_end(self) -> Iterator[ConsumerRecord[K, V]]:
         """Iterate up to the ends of all assigned partitions as they are now, then stop.
@@ -797,14 +814,14 @@ class Consumer(Generic[K, V]):
         position = self._assignment.positions.get(tp)
         return "" if position is None else position.metadata
 
-    def epoch_at(self, tp: TopicPartition, offset: int) -> str:
-        """The epoch of the log in which a record that was handed out was written, as ``number:token``; from memory.
+    def epochs_at(self, tp: TopicPartition, offset: int) -> str:
+        """The last epochs of the log up to a record that was handed out, as ``number:token:start,…``; from memory.
 
         An offset names another record after the server lost its log's end: then it lies in another epoch. Who keeps
-        offsets elsewhere keeps this beside them. Empty if it is not known, or if the partition is not assigned.
+        offsets elsewhere keeps these beside them. Empty if they are unknown, or if the partition is not assigned.
         """
         position = self._assignment.positions.get(tp)
-        return "" if position is None else position.pairs_at(offset).rpartition(",")[2]
+        return "" if position is None else position.crossed_at(offset)
 
     def lag(self) -> dict[TopicPartition, int]:
         """How many records lie between this consumer and the end, for each assigned partition."""

@@ -40,6 +40,7 @@ from streamlayer._core.futures import Slice, metadata_of, ranges_of
 from streamlayer._core.hashing import PARTITIONERS
 from streamlayer._core.keys import check_name, partition_keys
 from streamlayer._core.replication import needs
+from streamlayer._core.settlement import reopen
 from streamlayer._types import (
     LOG_APPEND_TIME,
     AppendedRange,
@@ -566,8 +567,9 @@ class Producer(Generic[K, V]):
                 )
             queue = _queue_of(self._client.namespace, self._options.batch_size, topic, entry)
             with self._lock:
-                self._accumulator.add_topic(queue)
+                settled = reopen(self._accumulator, queue)
                 self._queues[topic] = queue
+            self._sender.note(settled)
             self._sender.start()
             return queue
 

@@ -74,7 +74,12 @@ class Declared:
 
     @property
     def ahead(self) -> int:
-        """How many records of a partition it holds at most that are not done."""
+        """How many records of a partition it holds at most that are not done.
+
+        With keys as many as it can tell of: those of a key that is stuck pile up, and the others shall go on.
+        """
+        if self.ordering == "key":
+            return MOST_RANGES
         return min(MOST_RANGES, max(_LEAST_AHEAD, 4 * self.concurrency, 2 * self.batch_size))
 
     @property

@@ -54,9 +54,9 @@ class Handler:
         for parameter in inspect.signature(self.call).parameters.values():
             if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
                 continue
+            if parameter.default is not parameter.empty:
+                continue  # it is the user's own
             annotation = self._annotation(parameter, names)
-            if parameter.default is not parameter.empty and (annotation is None or wants_value):
-                continue
             if annotation is None or parameter.kind is parameter.KEYWORD_ONLY:
                 self._refuse(parameter, "it needs an annotation, and to be positional")
             item = _list_item(annotation)

@@ -59,7 +59,7 @@ class Pool:
         )
         self._slow: set[Job] = set()
         self.stuck: dict[Job, str] = {}
-        """Jobs that failed in all their attempts and go on being tried, and why."""
+        """Jobs that failed in all their attempts and are not dead letters yet, and why."""
 
     # --- what is called ----------------------------------------------------------------------------------------------
 
@@ -87,15 +87,14 @@ class Pool:
 
     def _take(self) -> Job | None:
         """The next job, partitions in turn."""
-        now = waiting.monotonic_ms()
+        now = waiting.monotonic_ms() if self._at_once > 1 else 0
         due: int | None = None
         for _ in range(len(self._queue)):
             lanes = self._queue.popleft()
             if not lanes.available:
                 lanes.queued = False
                 continue
-            ripe = lanes.since + self._declared.batch_wait_ms
-            if self._at_once > 1 and lanes.available < self._at_once and now < ripe:
+            if now and lanes.available < self._at_once and now < (ripe := lanes.since + self._declared.batch_wait_ms):
                 self._queue.append(lanes)
                 due = ripe if due is None else min(due, ripe)
                 continue
@@ -125,6 +124,7 @@ class Pool:
                     await waiting.give_turn()
                     self._turn_at = self._loop.time()
                 await (self._call_singly(job) if job.singly else self._call(job))
+                job.began = 0.0
                 job = self._take()
         except asyncio.CancelledError:
             if job is not None:
@@ -135,7 +135,10 @@ class Pool:
 
     async def _call(self, job: Job) -> None:
         try:
-            arguments = await self._arguments(job)
+            if self._handler.takes_batches:
+                arguments = await self._batch(job)
+            else:
+                arguments = self._handler.arguments(job.records[0]) if job.records else []
             records = job.records
             result = await self._run(arguments) if records else None
             sent = [] if result is None or job.void else await self._send(result, records)
@@ -157,15 +160,12 @@ class Pool:
                 self._complete(job)
             self.offer(job.owner)
 
-    async def _arguments(self, job: Job) -> list[Any]:
-        """What to call the handler with. Records of a batch that do not fit are dead letters first."""
-        read = self._handler.arguments
-        if not self._handler.takes_batches:
-            return read(job.records[0]) if job.records else []
+    async def _batch(self, job: Job) -> list[Any]:
+        """What to call the handler with. Records that do not fit are dead letters first."""
         rows: list[list[Any]] = []
         for record in list(job.records):
             try:
-                rows.append(read(record))
+                rows.append(self._handler.arguments(record))
             except InvalidRecordError as error:
                 if self._declared.dead_letter is None or not await self._bury(job, record, error, 0):
                     raise
@@ -282,6 +282,8 @@ class Pool:
 
     def _again(self, job: Job) -> None:
         del self._timers[job]
+        if not job.records:
+            self.stuck.pop(job, None)
         job.owner.again(job)
         self.offer(job.owner)
 
@@ -337,6 +339,7 @@ class Pool:
         place = f"{where(record.topic, record.partition)}, offset {record.offset}"
         headers = dead_letters.headers(record, self._declared.group_id, error, attempts)
         failures = 0
+        self.stuck[job] = f"{place}: on its way to {topic}: {_told(error)}"
         while not job.void:
             try:
                 await self._producer.send_and_wait(topic, record.value, record.key, headers=headers)
@@ -375,7 +378,7 @@ class Pool:
     def tell_slow(self, partitions: Iterable[Lanes]) -> None:
         """Say which calls have run for long."""
         limit = self._loop.time() - SLOW_S
-        running = {job for lanes in partitions for job in lanes.jobs if job.lanes and job not in self._timers}
+        running = {job for lanes in partitions for job in lanes.jobs if job.began}
         for job in running:
             if job.began < limit and job not in self._slow:
                 self._slow.add(job)

@@ -118,7 +118,7 @@ class Runner(ConsumerRebalanceListener):
 
     async def _session(self) -> None:
         """A consumer's life."""
-        producer: Producer[Any, Any] = Producer(**self._common)
+        producer: Producer[Any, Any] = Producer(**self._common, linger_ms=1)  # what waits for an answer gathers
         self._pool = pool = Pool(self.declared, producer, self._note)
         self._consumer = consumer = Consumer(
             *self.declared.topics,
@@ -187,7 +187,7 @@ class Runner(ConsumerRebalanceListener):
         now = waiting.monotonic_ms()
         for record in records:
             offset = record.offset
-            if progress.resuming(offset) and progress.trusts(consumer.epoch_at(lanes.tp, offset)):
+            if progress.resuming(offset) and progress.trusts(offset, consumer.epochs_at(lanes.tp, offset)):
                 progress.accept(offset)
                 progress.done(offset)
                 self._dirty.add(lanes.tp)
@@ -202,10 +202,10 @@ class Runner(ConsumerRebalanceListener):
             if lanes.progress.ranges >= MOST_RANGES:
                 free = 0
             if lanes.held:
-                if free >= ahead // 2 and tp not in self._held:
+                if free >= ahead // 4 and tp not in self._held:
                     lanes.held = False
                     consumer.resume(tp)
-            elif free < ahead // 4:
+            elif free < ahead // 8:
                 lanes.held = True
                 consumer.pause(tp)
             if not lanes.held:
@@ -249,7 +249,7 @@ class Runner(ConsumerRebalanceListener):
             position = await consumer.position(tp)
             if position < progress.high:  # the server lost what was behind it
                 lanes.rewind(position)
-            kept = progress.to_metadata(consumer.epoch_at(tp, max(0, progress.high - 1)))
+            kept = progress.to_metadata(consumer.epochs_at(tp, max(0, progress.high - 1)))
             if (progress.next, kept) != self._committed.get(tp):
                 offsets[tp] = OffsetAndMetadata(progress.next, kept)
         self._dirty -= tried
@@ -346,7 +346,7 @@ class Runner(ConsumerRebalanceListener):
         if self._consumer is None:
             return Health(ok=False, state="retrying" if self._trouble else "new", reason=self._trouble)
         health = self._consumer.health()
-        stuck = [*self._held.values(), *(self._pool.stuck.values() if self._pool is not None else ())]
+        stuck = self.stuck
         if not health.ok or not stuck:
             return health
         return health._replace(state="holding", reason=f"{len(stuck)} not handled: {stuck[0]}")
@@ -355,6 +355,17 @@ class Runner(ConsumerRebalanceListener):
         """Its consumer's place in the group, from memory; empty while it has none."""
         place = None if self._consumer is None else self._consumer.group_metadata()
         return "" if place is None else place.member_id
+
+    @property
+    def stuck(self) -> list[str]:
+        """Why what cannot be handled is kept: one line for each record, batch or partition."""
+        return [*self._held.values(), *(self._pool.stuck.values() if self._pool is not None else ())]
+
+    @property
+    def resting(self) -> bool:
+        """Whether nothing goes on but attempts at what failed for good."""
+        stuck = {} if self._pool is None else self._pool.stuck
+        return not self._dirty and all(job in stuck for lanes in self._partitions.values() for job in lanes.jobs)
 
     @property
     def idle(self) -> bool:

@@ -19,7 +19,7 @@ from streamlayer import Admin, NewTopic, Producer
 from streamlayer.embedded import Server
 from tests import servers
 from tests.system.worker_crew import ROOT, WorkerCrew, is_alive
-from tests.waiting import sync_wait_until
+from tests.waiting import aio_wait_until, sync_wait_until
 
 pytestmark = pytest.mark.system
 
@@ -247,6 +247,11 @@ async def test_what_else_the_port_is_asked(url: str, tmp_path: Path) -> None:
     """Other paths, other methods, no HTTP at all, too much of it: an answer or none, and the port goes on."""
     with WorkerCrew(url, tmp_path, SHOP) as crew:
         port = int(crew.said(r"http://127\.0\.0\.1:(\d+)/health")[0])
+
+        async def healthy() -> bool:
+            return (await _ask(port, b"GET /health HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+
+        await aio_wait_until(healthy, "all have started")
         answers = {
             b"GET /nothing HTTP/1.1": b"HTTP/1.1 404 ",
             b"POST /health HTTP/1.1": b"HTTP/1.1 405 ",

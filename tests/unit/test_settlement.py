@@ -13,7 +13,7 @@ from streamlayer._core.batch import Batch
 from streamlayer._core.calls import Appended, Trimmed
 from streamlayer._core.refusals import Refusal, error_from_reply
 from streamlayer._core.replication import Unconfirmed
-from streamlayer._core.settlement import Settlement, give_up_late, note_trims, settle
+from streamlayer._core.settlement import Settlement, give_up_late, note_trims, reopen, settle
 from streamlayer.errors import (
     InvalidTimestampError,
     MessageSizeTooLargeError,
@@ -26,6 +26,7 @@ from streamlayer.errors import (
     ServerUnavailableError,
     StreamlayerError,
     UnknownTopicIdError,
+    UnknownTopicOrPartitionError,
 )
 from tests.profiles import examples
 from tests.unit.batches import NOW, STAMP, Buffer, Silence, appended, no
@@ -342,6 +343,26 @@ def test_fatal_answers_end_all_that_waits_for_the_partition(text: str, kind: typ
     assert {type(batch.error) for batch in result.done} == {kind}
     assert result.gone == ({"orders"} if kind is UnknownTopicIdError else set())
     assert buffer.accumulator.empty
+
+
+@pytest.mark.parametrize(("topic_id", "kind"), [("id", UnknownTopicOrPartitionError), ("new", UnknownTopicIdError)])
+def test_a_topic_opened_anew_leaves_nothing_behind(topic_id: str, kind: type[StreamlayerError]) -> None:
+    """What another thread put into the lost one fails; producer epochs go on; so does what is known of the same log."""
+    buffer = Buffer()
+    buffer.batch(b"a")
+    run(buffer, appended(0))
+    gone = buffer.batch(b"b")
+    run(buffer, error_from_reply("UNKNOWN_TOPIC x", "orders", 0))
+    late, _ = buffer.add(b"late")
+    old, again = buffer.topic, Buffer().topic
+    again.topic_id = topic_id
+    result = reopen(buffer.accumulator, again)
+    assert result.done == [late]
+    assert (type(gone.error), type(late.error)) == (UnknownTopicOrPartitionError, kind)
+    assert buffer.accumulator.topics == {"orders": again}
+    assert again.partitions[0].epoch > gone.epoch
+    assert (again.partitions[0].acknowledged is old.partitions[0].acknowledged) == (topic_id == "id")
+    assert buffer.accumulator.bytes == 0
 
 
 def test_partitions_do_not_decide_for_each_other() -> None:

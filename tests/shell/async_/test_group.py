@@ -228,6 +228,49 @@ async def test_a_batch_in_hand_is_not_committed_when_the_block_raises(aio_args: 
         assert await consumer.committed(TP) == 2
 
 
+@pytest.mark.parametrize("how", ["poll", "iterate"])
+async def test_what_ctrl_c_keeps_from_being_handed_out_is_not_committed(aio_args: dict[str, Any], how: str) -> None:
+    """Struck while records of a second partition are made ready: those of the first were seen by nobody either."""
+    await create(aio_args, 2)
+    await produce(aio_args, range(6), count=2)
+    made: list[bytes] = []
+
+    def struck(value: bytes) -> bytes:
+        made.append(value)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        async with member(aio_args, "t", value_deserializer=struck) as consumer:
+            await consumer.wait_for_assignment(timeout_ms=10_000)
+            if how == "poll":
+                await drain(consumer, until=6)
+            async for _ in consumer:
+                pass
+    assert len(made) == 4
+    async with member(aio_args, "t") as consumer:
+        assert numbers(await drain(consumer, until=6)) == list(range(6))
+
+
+async def test_polling_goes_on_after_ctrl_c_with_what_it_kept_back(aio_args: dict[str, Any]) -> None:
+    """Who catches it within the block is given all that was taken and not handed out."""
+    await create(aio_args, 2)
+    await produce(aio_args, range(6), count=2)
+    made: list[bytes] = []
+
+    def struck(value: bytes) -> bytes:
+        made.append(value)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return value
+
+    async with Consumer("t", value_deserializer=struck, **aio_args) as consumer:
+        with pytest.raises(KeyboardInterrupt):
+            await drain(consumer, until=6)
+        assert numbers(await drain(consumer, until=6)) == list(range(6))
+
+
 async def test_auto_commit_happens_in_poll_and_in_iteration(aio_args: dict[str, Any]) -> None:
     """Of what was handed out before, not of the batch that the poll returns."""
     await create(aio_args, 1)

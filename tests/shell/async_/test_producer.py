@@ -8,6 +8,7 @@ from typing import Any
 from zlib import crc32
 
 import pytest
+import redis
 
 from streamlayer import NewTopic, RecordMetadata
 from streamlayer.aio import Admin, Consumer, Producer, RecordFuture
@@ -468,6 +469,26 @@ async def test_what_lingers_for_a_topic_that_is_replaced_is_decided(aio_args: di
         with pytest.raises(UnknownTopicOrPartitionError):
             await producer.flush(timeout_ms=3000)
         assert waiting.done()
+
+
+async def test_a_topic_that_was_away_is_gone_on_with(
+    aio_args: dict[str, Any], redis_client: redis.Redis, namespace: str
+) -> None:
+    """Another server answered for a while, or a backup came back: it is the same log, and it knows this producer."""
+    time_ms = now_ms()
+    async with Producer(**aio_args, num_partitions=1) as producer:
+        for value in (b"0", b"1"):
+            await producer.send_and_wait("t", value, timestamp_ms=time_ms)
+        keys = [key.decode() for key in redis_client.keys(f"{namespace}:*")]
+        for key in keys:
+            redis_client.rename(key, f"away-{key}")
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.send_and_wait("t", b"lost", timestamp_ms=time_ms)
+        for key in keys:
+            redis_client.rename(f"away-{key}", key)
+        for value in (b"0", b"2"):  # what is like the first that was sent is another record, too
+            await producer.send_and_wait("t", value, timestamp_ms=time_ms)
+    assert await stored_values(aio_args, "t") == [b"0", b"1", b"0", b"2"]
 
 
 # --- the object -----------------------------------------------------------------------------------------------------

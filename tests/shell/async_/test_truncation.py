@@ -11,9 +11,9 @@ import pytest
 import redis
 
 from streamlayer import TopicPartition
-from streamlayer.aio import Consumer, Producer
+from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
-from streamlayer.errors import LogTruncationError
+from streamlayer.errors import LogTruncationError, UnknownTopicOrPartitionError
 from tests.beside import aio_beside
 from tests.shell.async_.reading import read, stored_values
 from tests.waiting import aio_wait_until
@@ -189,3 +189,26 @@ async def in_trouble(consumer: Consumer) -> bool:
     """Poll a little; whether the consumer is in trouble."""
     await consumer.poll(20)
     return not consumer.health().ok
+
+
+async def test_a_producer_goes_on_in_a_topic_whose_growth_was_lost(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What waits fails; then it sends by the older layout, and is told of what is gone with the newer one."""
+    async with Producer(url=own_server.url, num_partitions=1) as producer, Admin(url=own_server.url) as admin:
+        await producer.send_and_wait("t", b"0", b"k")
+        with power_failure(own_server):
+            await producer.send_and_wait("t", b"lost", partition=0)
+            await admin.create_partitions({"t": 2})
+            await producer.send_many("t", [b"lost", b"lost"], partition=1)
+        with pytest.raises(UnknownTopicOrPartitionError):
+            await producer.send_and_wait("t", b"waits", b"k")
+        await producer.send_and_wait("t", b"1", b"k")
+        with pytest.raises(LogTruncationError) as raised:
+            await producer.flush()
+        assert (raised.value.diverged_at, raised.value.lost) == (0, 2)
+        assert (producer.metrics().truncations, producer.metrics().records_lost) == (2, 3)
+        assert producer.health().ok
+    assert await stored_values({"url": own_server.url}, "t") == [b"0", b"1"]
+    assert "t[1]: the server lost the partition, and with it 2 records" in caplog.text
+    assert "t[0]: the server lost 1 records at the end of the log, from offset 1 on" in caplog.text

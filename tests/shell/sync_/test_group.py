@@ -228,6 +228,49 @@ def test_a_batch_in_hand_is_not_committed_when_the_block_raises(sync_args: dict[
         assert consumer.committed(TP) == 2
 
 
+@pytest.mark.parametrize("how", ["poll", "iterate"])
+def test_what_ctrl_c_keeps_from_being_handed_out_is_not_committed(sync_args: dict[str, Any], how: str) -> None:
+    """Struck while records of a second partition are made ready: those of the first were seen by nobody either."""
+    create(sync_args, 2)
+    produce(sync_args, range(6), count=2)
+    made: list[bytes] = []
+
+    def struck(value: bytes) -> bytes:
+        made.append(value)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return value
+
+    with pytest.raises(KeyboardInterrupt):
+        with member(sync_args, "t", value_deserializer=struck) as consumer:
+            consumer.wait_for_assignment(timeout_ms=10_000)
+            if how == "poll":
+                drain(consumer, until=6)
+            for _ in consumer:
+                pass
+    assert len(made) == 4
+    with member(sync_args, "t") as consumer:
+        assert numbers(drain(consumer, until=6)) == list(range(6))
+
+
+def test_polling_goes_on_after_ctrl_c_with_what_it_kept_back(sync_args: dict[str, Any]) -> None:
+    """Who catches it within the block is given all that was taken and not handed out."""
+    create(sync_args, 2)
+    produce(sync_args, range(6), count=2)
+    made: list[bytes] = []
+
+    def struck(value: bytes) -> bytes:
+        made.append(value)
+        if len(made) == 4:
+            raise KeyboardInterrupt
+        return value
+
+    with Consumer("t", value_deserializer=struck, **sync_args) as consumer:
+        with pytest.raises(KeyboardInterrupt):
+            drain(consumer, until=6)
+        assert numbers(drain(consumer, until=6)) == list(range(6))
+
+
 def test_auto_commit_happens_in_poll_and_in_iteration(sync_args: dict[str, Any]) -> None:
     """Of what was handed out before, not of the batch that the poll returns."""
     create(sync_args, 1)
