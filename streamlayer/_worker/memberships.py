@@ -6,6 +6,7 @@ server is away just then, as soon as it is back. The session is the last resort,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -67,10 +68,14 @@ class Memberships:
         known: dict[str, list[str]] = {}
         for group_id, member_id in life.report.members:
             known.setdefault(group_id, []).append(member_id)
-        for group_id, ids in known.items():
-            await self._remove(who, group_id, ids, life.token, died)
-        for group_id in self._groups:
-            await self._remove(who, group_id, [], life.token, died)
+        await asyncio.gather(
+            *(self._clear(who, group, known.get(group, []), life.token, died) for group in self._groups)
+        )
+
+    async def _clear(self, who: str, group_id: str, known: list[str], token: str, died: float) -> None:
+        if known:
+            await self._remove(who, group_id, known, token, died)
+        await self._remove(who, group_id, [], token, died)
 
     async def _remove(self, who: str, group_id: str, known: list[str], token: str, died: float) -> None:
         attempt = 0

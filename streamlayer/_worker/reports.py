@@ -13,6 +13,10 @@ HEARD_MS = 1000
 """At least so often it says how it is, news or not: a child that says nothing is stuck."""
 
 
+ON_ITS_WAY = frozenset({"starting", "new", "joining"})
+"""States of who has not joined its groups yet."""
+
+
 class Spec(msgspec.Struct, frozen=True):
     """What a child is told when it starts.
 

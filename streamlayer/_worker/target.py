@@ -70,6 +70,9 @@ def find_app(target: str) -> Served:
     if not isinstance(found, Served) or isinstance(found, type):
         msg = f"{target} is no App but a {type(found).__name__}{_instead(module)}"
         raise AppNotFoundError(msg)
+    if not found.groups():
+        msg = f"{target} has no handlers: declare one with @{path}.consumer, in a module that {name} imports"
+        raise AppNotFoundError(msg)
     return found
 
 

@@ -96,6 +96,36 @@ def test_a_killed_process(url: str, tmp_path: Path) -> None:
     assert statistics.median(waits) < 0.3, waits
 
 
+def test_no_thread_holds_a_place(url: str, tmp_path: Path) -> None:
+    """A process that has left its groups, and does not end since a thread of its user's goes on, ends all the same."""
+    shop = (
+        SHOP
+        + """
+threading.Thread(target=threading.Event().wait).start()
+"""
+    )
+    with WorkerCrew(url, tmp_path, shop) as crew:
+        crew.wait_until_ready()
+        pid = crew.pid(1)
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        crew.said(r"worker 1 \(pid \d+\) ended with status 1")
+        crew.said(r"worker 1 started: pid \d+", times=2)
+
+
+def test_a_child_without_a_supervisor_whose_loop_is_held(url: str, tmp_path: Path) -> None:
+    """It ends too, after the grace time and what is on top of it, though no handler lets it."""
+    with WorkerCrew(url, tmp_path, STUBBORN, "--grace-ms", "0") as crew:
+        crew.wait_until_ready()
+        pid = crew.pid(1)
+        assert pid is not None
+        with Producer(url=url) as producer:
+            producer.send("orders", b"block", partition=0)
+        sync_wait_until(crew.notes, "it blocks the event loop")
+        crew.process.kill()
+        sync_wait_until(lambda: not is_alive(pid), "it has ended")
+
+
 def test_nobody_outlives_the_supervisor(url: str, tmp_path: Path) -> None:
     """When it is killed, its children see it, finish, leave their groups and end."""
     with WorkerCrew(url, tmp_path, SHOP, "--processes", "2") as crew:

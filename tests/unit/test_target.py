@@ -15,7 +15,10 @@ import asyncio
 class App:
     def health(self): ...
     def members(self): ...
-    def groups(self): ...
+    def groups(self):
+        return self.handlers
+
+    handlers = ["billing"]
     def admin(self): ...
     async def serve(self, stop, *, grace_ms=None): ...
 
@@ -24,6 +27,8 @@ class Group:
 
 orders = App()
 nothing = None
+idle = App()
+idle.handlers = []
 """
 
 
@@ -46,9 +51,10 @@ def test_found(shop: str) -> None:
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("order", "has no 'order'; it has SHOP:orders"),
-        ("Group.ap", "has no 'Group.ap'; it has SHOP:orders"),
+        ("order", "has no 'order'; it has SHOP:orders, SHOP:idle"),
+        ("Group.ap", "has no 'Group.ap'; it has SHOP:orders, SHOP:idle"),
         ("nothing", "SHOP:nothing is no App but a NoneType; it has SHOP:orders"),
+        ("idle", "SHOP:idle has no handlers: declare one with @idle.consumer"),
         ("App", "SHOP:App is no App but a type"),
     ],
 )
