@@ -168,6 +168,8 @@ class Runner(ConsumerRebalanceListener):
         try:
             records = await consumer.poll(timeout_ms, max_records=room)
             self._trouble = ""
+        except _FlushFailedError:  # it is told once only: others must not commit over it
+            raise
         except StreamlayerError as error:
             self._endure(consumer, error)
             return
@@ -243,7 +245,7 @@ class Runner(ConsumerRebalanceListener):
         """Store how far partitions are; what cannot be stored now is tried again."""
         tried = set(partitions)
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-        for tp in tried & self._partitions.keys():
+        for tp in tried & self._partitions.keys() & consumer.assignment():  # a topic may be gone
             lanes = self._partitions[tp]
             progress = lanes.progress
             position = await consumer.position(tp)
@@ -306,8 +308,10 @@ class Runner(ConsumerRebalanceListener):
         if not given_up:
             return
         logger.info("%s gives up %s", self, _listed(revoked))
-        await self._give_up(given_up)
-        self._forget(revoked)
+        try:
+            await self._give_up(given_up)
+        finally:
+            self._forget(revoked)
 
     async def on_partitions_lost(self, lost: AbstractSet[TopicPartition]) -> None:
         """Others do again what was not committed."""

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from streamlayer import App, ConsumerRecord, Retry, TopicPartition
+from streamlayer import App, ConsumerRecord, Retry, TopicConfig, TopicPartition
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from tests.waiting import aio_wait_until, sync_wait_until
@@ -168,8 +168,6 @@ async def test_what_a_handler_sends_by_itself_is_stored_before_the_commit(aio_ar
 
     await produce(aio_args, "t", [b"%d" % i for i in range(5)])
     async with Admin(**aio_args) as admin:
-        from streamlayer import TopicConfig
-
         await admin.create_topics(["out"])
         await admin.alter_configs({"out": TopicConfig(max_message_bytes=1024)})
     async with app:
@@ -281,3 +279,54 @@ async def test_two_workers_share_and_hand_over_without_a_gap(aio_args: dict[str,
     assert set(handled.values()) == {1}
     assert handled.total() == 3000
     assert all(offsets == sorted(offsets) for offsets in order.values())
+
+
+async def test_what_did_not_arrive_is_not_committed_by_others(aio_args: dict[str, Any]) -> None:
+    """A send fails, and just then a partition is given up: nothing is committed over it, here or there."""
+    handled: Counter[bytes] = Counter()
+    failing = True
+
+    def make() -> App:
+        app = App(**aio_args)
+
+        @app.consumer("t", group_id="g", concurrency=20, ordering="none")
+        async def handle(value: bytes) -> None:
+            handled[value] += 1
+            await app.producer.send("out", value * 2000 if failing else value, "k")
+
+        return app
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(20)], keys=20, partitions=2)
+    async with Admin(**aio_args) as admin:
+        await admin.create_topics(["out"])
+        await admin.alter_configs({"out": TopicConfig(max_message_bytes=1024)})
+        async with make() as first:
+            await aio_wait_until(lambda: len(handled) == 20, "all are handled, and nothing arrives")
+            async with make():
+                await aio_wait_until(lambda: handled.total() > 20, "the first begins anew")
+                assert not any(offset for offset, _ in (await committed(aio_args, "g")).values())
+                failing = False
+                await until_done(aio_args, "g", first)
+    assert {record.value for record in await stored(aio_args, "out")} == set(handled)
+
+
+async def test_a_topic_that_is_deleted_and_made_again(aio_args: dict[str, Any]) -> None:
+    """While a worker runs: the others go on, and the new topic is handled from its first record."""
+    app = App(**aio_args)
+    handled: list[bytes] = []
+
+    @app.consumer("t", "u", group_id="g")
+    async def handle(value: bytes) -> None:
+        handled.append(value)
+
+    await produce(aio_args, "t", [b"t0", b"t1"])
+    await produce(aio_args, "u", [b"u0"])
+    async with app, Admin(**aio_args) as admin:
+        await aio_wait_until(lambda: len(handled) == 3, "all are handled")
+        await admin.delete_topics(["t"])
+        await produce(aio_args, "u", [b"u1"])
+        await aio_wait_until(lambda: b"u1" in handled, "the other topic goes on")
+        await produce(aio_args, "t", [b"new"])
+        await aio_wait_until(lambda: b"new" in handled, "the new one is handled")
+        await until_done(aio_args, "g", app)
+    assert sorted(handled) == [b"new", b"t0", b"t1", b"u0", b"u1"]
