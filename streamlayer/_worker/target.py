@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 from streamlayer._async.admin import Admin
 from streamlayer._types import Health
@@ -67,13 +67,19 @@ def find_app(target: str) -> Served:
             found = getattr(found, attribute)
         except AttributeError:
             raise AppNotFoundError(_without(module, path)) from None
-    if not isinstance(found, Served) or isinstance(found, type):
+    if not _is_app(found):
         msg = f"{target} is no App but a {type(found).__name__}{_instead(module)}"
         raise AppNotFoundError(msg)
-    if not found.groups():
+    app = cast("Served", found)
+    if not app.groups():
         msg = f"{target} has no handlers: declare one with @{path}.consumer, in a module that {name} imports"
         raise AppNotFoundError(msg)
-    return found
+    return app
+
+
+def _is_app(found: object) -> bool:
+    """Whether it is one. Its type says so: asking the object could run anything, as a proxy does."""
+    return issubclass(type(found), Served)
 
 
 def _module(name: str) -> ModuleType:
@@ -105,5 +111,5 @@ def _without(module: ModuleType, path: str) -> str:
 
 
 def _instead(module: ModuleType) -> str:
-    apps = [name for name, value in vars(module).items() if isinstance(value, Served) and not isinstance(value, type)]
+    apps = [name for name, value in vars(module).items() if _is_app(value)]
     return f"; it has {', '.join(f'{module.__name__}:{name}' for name in apps)}" if apps else ""

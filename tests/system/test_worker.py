@@ -242,6 +242,22 @@ def run(*args: str, folder: Path) -> tuple[int, str]:
     return done.returncode, " ".join((done.stdout + done.stderr).replace("│", " ").split())
 
 
+def test_a_module_that_sets_up_logging(url: str, tmp_path: Path) -> None:
+    """What it says holds for the supervisor and for the processes."""
+    shop = (
+        SHOP
+        + """
+import logging
+logging.basicConfig(format="MINE %(message)s", level="INFO")
+"""
+    )
+    with WorkerCrew(url, tmp_path, shop) as crew:
+        crew.wait_until_ready()
+        crew.said(r"(?m)^MINE bill \(billing\) got orders")
+        assert crew.stop() == 0
+        assert {line.partition(" ")[0] for line in crew.log().splitlines()} == {"MINE"}
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     """What cannot be run is said in plain words, with status 2, before any process is started."""
     (tmp_path / "shop.py").write_text("app = 1\n")

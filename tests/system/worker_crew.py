@@ -142,6 +142,13 @@ class WorkerCrew:
         os.kill(pid, signal.SIGKILL)
         return pid
 
+    def stop_one(self, number: int) -> None:
+        """Have worker 1, 2, … end in good order, by itself; wait until another has its place in the groups."""
+        pid = sync_wait_until(lambda: self.pid(number), f"there is a worker {number}")
+        os.kill(pid, signal.SIGTERM)
+        sync_wait_until(lambda: self.pid(number) not in {pid, None}, f"there is another worker {number}")
+        self.wait_until_ready()
+
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Have it end in good order; its exit status."""
         self.process.send_signal(number)

@@ -27,6 +27,12 @@ class Group:
 
 orders = App()
 nothing = None
+
+class Proxy:
+    def __getattr__(self, name):
+        raise RuntimeError("there is nothing behind it yet")
+
+request = Proxy()
 idle = App()
 idle.handlers = []
 """
@@ -55,6 +61,7 @@ def test_found(shop: str) -> None:
         ("Group.ap", "has no 'Group.ap'; it has SHOP:orders, SHOP:idle"),
         ("nothing", "SHOP:nothing is no App but a NoneType; it has SHOP:orders"),
         ("idle", "SHOP:idle has no handlers: declare one with @idle.consumer"),
+        ("request", "SHOP:request is no App but a Proxy; it has SHOP:orders"),
         ("App", "SHOP:App is no App but a type"),
     ],
 )
