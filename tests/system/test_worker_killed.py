@@ -30,7 +30,7 @@ pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.timeout(300)]
 
 PARTITIONS, KEYS = 8, 64
 KILLING_S = 120.0 if THOROUGH else 12.0
-STOPS = {"SIGTERM": 6, "killed": 3, "in turn": 3} if THOROUGH else {"SIGTERM": 2, "killed": 1}
+STOPS = {"SIGTERM": 6, "killed": 3, "in turn": 3} if THOROUGH else {"SIGTERM": 1, "killed": 1}
 WORKER = "--processes", "4"
 SHOP = """
 @app.consumer("orders", group_id="billing", concurrency=16, ordering="key")
