@@ -24,8 +24,13 @@ def worker(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="A module, and the App in it.")],
     processes: Annotated[int, typer.Option("--processes", "-n", min=1, metavar="N", help="How many processes.")] = 1,
     grace_ms: Annotated[
-        int, typer.Option(min=0, metavar="MS", help="How long handlers may take to finish when it is told to stop.")
-    ] = 30_000,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="MS",
+            help="How long handlers may take to finish when it is told to stop; else as the app says.",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, metavar="N", help="Answer /health and /ready on this loopback port; 0: any."),
@@ -57,6 +62,15 @@ def worker(
         raise typer.BadParameter(str(error), param_hint="MODULE:APP") from None
     level = log_level.upper()
     set_up_logging(level)
-    status = asyncio.run(Supervisor(target, app, processes=processes, grace_ms=grace_ms, port=port, level=level).run())
+    status = asyncio.run(
+        Supervisor(
+            target,
+            app,
+            processes=processes,
+            grace_ms=app.grace_ms if grace_ms is None else grace_ms,
+            port=port,
+            level=level,
+        ).run()
+    )
     if status:
         raise typer.Exit(status)

@@ -26,7 +26,6 @@ from streamlayer.errors import StreamlayerError
 LOG_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 OVERTIME_MS = 5000
 """How long after its grace time an orphan, or what has left its groups, is given to end by itself."""
-_DEFAULT_GRACE_MS = 30_000
 
 logger = logging.getLogger("streamlayer")
 
@@ -66,8 +65,7 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
     stop, over = asyncio.Event(), Latch()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    grace_ms = _DEFAULT_GRACE_MS if spec.grace_ms is None else spec.grace_ms
-    threading.Thread(target=_watch, args=(pipe, loop, stop, grace_ms), name="supervisor", daemon=True).start()
+    threading.Thread(target=_watch, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True).start()
     reporter = Reporter(app, pipe)
     reporting = asyncio.create_task(reporter.run(over))
     try:

@@ -30,7 +30,7 @@ class Life:
     :ivar report: what it has said last.
     """
 
-    def __init__(self, target: str, number: int, grace_ms: int | None, level: str) -> None:
+    def __init__(self, target: str, number: int, grace_ms: int, level: str) -> None:
         self.token = secrets.token_hex(8)
         self.report = Report()
         self.ended = Latch()

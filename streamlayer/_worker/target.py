@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Protocol, cast, runtime_checkable
+from typing import Protocol, cast
 
 from streamlayer._async.admin import Admin
 from streamlayer._types import Health
@@ -25,9 +25,13 @@ class AppNotFoundError(ConfigurationError):
     """``module:app`` names none."""
 
 
-@runtime_checkable
 class Served(Protocol):
     """What is used of an app."""
+
+    @property
+    def grace_ms(self) -> int:
+        """How long what is in flight may take when it is to end."""
+        ...
 
     def health(self) -> Health:
         """How its consumers are doing: the worst of them."""
@@ -79,7 +83,8 @@ def find_app(target: str) -> Served:
 
 def _is_app(found: object) -> bool:
     """Whether it is one. Its type says so: asking the object could run anything, as a proxy does."""
-    return issubclass(type(found), Served)
+    kind = type(found)
+    return all(callable(getattr(kind, name, None)) for name in ("health", "members", "groups", "admin", "serve"))
 
 
 def _module(name: str) -> ModuleType:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlayer._worker.target import AppNotFoundError, Served, find_app
+from streamlayer._worker.target import AppNotFoundError, find_app
 
 SHOP = """
 import asyncio
@@ -50,8 +50,8 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_found(shop: str) -> None:
     """In a module, and in something in it."""
-    assert isinstance(find_app(f"{shop}:orders"), Served)
-    assert isinstance(find_app(f"{shop}:Group.app"), Served)
+    assert find_app(f"{shop}:orders").groups() == ["billing"]
+    assert find_app(f"{shop}:Group.app").groups() == ["billing"]
 
 
 @pytest.mark.parametrize(
