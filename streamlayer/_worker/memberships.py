@@ -123,5 +123,5 @@ class Memberships:
                 )
                 for member in described[group_id].members
             )
-            told[group_id] = ", ".join(f"{who} has {partitions}" for who, partitions in shares)
+            told[group_id] = ", ".join(f"{who} has {partitions}" for who, partitions in shares) or "nobody is in it"
         return told
