@@ -33,7 +33,7 @@ from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.retry import Retry
 from streamlayer._worker.runner import Runner
 from streamlayer._worker.watch import Watch
-from streamlayer.errors import ConfigurationError, IllegalStateError
+from streamlayer.errors import ConfigurationError, IllegalStateError, RequestTimedOutError
 
 if TYPE_CHECKING:
     from streamlayer.testing import AppTest
@@ -248,7 +248,7 @@ class App:
         watch = Watch(asyncio.get_running_loop())
         try:
             async with AsyncExitStack() as stack:
-                stack.push_async_callback(self._close_producer)
+                stack.push_async_callback(self._close_producer, max(grace_ms, 1000))
                 if self._lifespan is not None:
                     await stack.enter_async_context(self._lifespan(self))
                 self._runners = [Runner(d, self._common, lambda: self._producer, grace_ms) for d in self._declared]
@@ -275,10 +275,13 @@ class App:
                 self._failure = str(outcome)
                 raise outcome
 
-    async def _close_producer(self) -> None:
+    async def _close_producer(self, timeout_ms: int) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.close()
+            try:
+                await producer.close(timeout_ms=timeout_ms)
+            except RequestTimedOutError as error:  # no record is done whose handler has sent that
+                logger.error("app.producer: what was sent last did not arrive: %s", error)  # noqa: TRY400 - expected
 
     def run(self, *, grace_ms: int | None = None) -> None:
         """Handle records in this process until SIGTERM or SIGINT (Ctrl-C): then finish what is in hand and return.

@@ -2,7 +2,7 @@
 
 The rule: what a handler has sent and did not wait for belongs to its record, as what it returns does: the record is
 done when that is in the log, and has failed if it does not get there. So one record's failure is not told to another,
-and nobody commits over it. What others send is flushed before a commit.
+and nobody commits over it. What is sent by tasks that a handler left running is flushed before a commit.
 """
 
 from __future__ import annotations
@@ -97,26 +97,34 @@ class OwnProducer(Producer[Any, Any]):
         """``send``: what a handler does not wait for is waited for before its record is done."""
         sends = gathering.get()
         future = await super().send(*args, **options)
-        own = None if sends is None else sends.take(future)
+        if sends is None:
+            return future  # of somebody who is no handler: his own business
+        own = sends.take(future)
         if own is None:
             self._loose += 1
         return own or future
 
     async def _counted(self, sending: Coroutine[Any, Any, Any]) -> Any:
         """The others: it may be a task that nobody waits for, so until it has ended well it is to be flushed."""
+        if gathering.get() is None:
+            return await sending
         self._loose += 1
         outcome = await sending
         self._loose = max(0, self._loose - 1)
         return outcome
 
-    async def flush_others(self, timeout_ms: float | None) -> None:
-        """Have what no record waits for in the log.
+    async def flush_others(self, timeout_ms: int) -> None:
+        """Have what handlers have sent, and no record waits for, in the log.
 
         :raises StreamlayerError: as ``flush``.
         """
         if self._loose:
-            self._loose = 0
-            await self.flush(timeout_ms=None if timeout_ms is None else int(timeout_ms))
+            counted, self._loose = self._loose, 0
+            try:
+                await self.flush(timeout_ms=timeout_ms)
+            except BaseException:
+                self._loose += counted
+                raise
 
 
 def _check_in_loop() -> None:

@@ -32,6 +32,9 @@ TURN_S: Final = 0.005
 SLOW_S: Final = 60.0
 """A call that runs for longer is told of, once."""
 
+CLOSE_S: Final = 1.0
+"""How long calls that are cancelled may take to end."""
+
 
 class Pool:
     """The calls of one handler.
@@ -267,6 +270,8 @@ class Pool:
 
     def _again(self, job: Job) -> None:
         del self._timers[job]
+        if self._over(job):
+            return
         if not job.records:
             self.stuck.pop(job, None)
         job.owner.again(job)
@@ -377,7 +382,8 @@ class Pool:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if tasks and (left := (await asyncio.wait(tasks, timeout=CLOSE_S))[1]):
+            logger.warning("%s: %d calls do not let themselves be cancelled: left alone", self._handler.name, len(left))
         self._calls.close()
 
     def _place(self, job: Job) -> str:
