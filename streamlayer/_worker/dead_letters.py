@@ -53,3 +53,8 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception as another:  # noqa: BLE001 - it is the user's code
         return f"(its text cannot be had: {type(another).__name__})"
+
+
+def told(error: BaseException) -> str:
+    """An error for a line of log."""
+    return f"{type(error).__name__}: {text_of(error)}"

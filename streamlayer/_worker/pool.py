@@ -35,6 +35,9 @@ SLOW_S: Final = 60.0
 CLOSE_S: Final = 1.0
 """How long calls that are cancelled may take to end."""
 
+LEAST_HELD_MS: Final = 1000
+"""Between attempts that go on for ever, where there is no wait between those before."""
+
 
 class Pool:
     """The calls of one handler.
@@ -223,7 +226,7 @@ class Pool:
             return
         retries, more = self._declared.retries, job.attempts < self._declared.retries.attempts
         place = self._place(job)
-        said = f"{place}: {self._handler.name} failed, attempt {job.attempts}: {_told(error)}"
+        said = f"{place}: {self._handler.name} failed, attempt {job.attempts}: {dead_letters.told(error)}"
         if more:
             wait = retries.wait_ms(job.attempts, random.random())
             logger.warning("%s. Again in %d ms", said, wait, exc_info=error if job.attempts == 1 else None)
@@ -244,16 +247,19 @@ class Pool:
         if self._declared.dead_letter is not None:
             self._spawn(self._bury_job(job, error))
             return
-        job.attempts += 1
-        wait = self._hold(job, f"{self._place(job)}: {error}", error)
+        if len(job.records) > 1:  # others of the batch are not to wait for it
+            job.singly, wait = True, 0.0
+        else:
+            job.attempts += 1
+            wait = self._hold(job, f"{self._place(job)}: {error}", error)
         self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
 
     def _hold(self, job: Job, said: str, error: Exception) -> float:
         """Nothing else can be done with a record: it is tried for ever, for it must not be lost."""
         retries = self._declared.retries
-        wait = retries.wait_ms(job.attempts, random.random())
+        wait = retries.wait_ms(job.attempts, random.random()) or LEAST_HELD_MS
         logger.error("%s. There is no dead_letter= to put it into: it is kept, and tried again in %d ms", said, wait)
-        self.stuck[job] = f"{self._place(job)}: {_told(error)}"
+        self.stuck[job] = f"{self._place(job)}: {dead_letters.told(error)}"
         return wait
 
     def _over(self, job: Job) -> bool:
@@ -280,17 +286,21 @@ class Pool:
     async def _call_singly(self, job: Job) -> None:
         """A batch that keeps failing: one call for each record, the last for each that fails in it."""
         trouble: Exception | None = None
+        held: set[object] = set()
         for record in list(job.records):
-            if job.void or record not in job.records:
-                continue  # another's by now; or reading went back behind it
+            lane = job.owner.lane_of(record)
+            if job.void or record not in job.records or lane in held:
+                continue  # another's by now; reading went back behind it; or it comes after one that is kept
             try:
                 arguments = self._handler.batch([self._handler.arguments(record)])
                 for future in await self._handle(job, arguments, [record]):
                     await future
             except Exception as error:  # noqa: BLE001 - as in _call
-                if self._declared.dead_letter is None or not await self._bury(job, record, error, job.attempts + 1):
+                attempts = 0 if isinstance(error, InvalidRecordError) else job.attempts + 1
+                if self._declared.dead_letter is None or not await self._bury(job, record, error, attempts):
                     trouble = error
-                    break
+                    held.add(lane)
+                    continue
             self._complete(job, [record])
         if self._over(job):
             return
@@ -299,8 +309,12 @@ class Pool:
             self._complete(job)
             self.offer(job.owner)
         else:
+            job.owner.part(job)
+            self.offer(job.owner)
             job.attempts += 1
-            wait = self._hold(job, f"{self._place(job)}: {self._handler.name} failed: {_told(trouble)}", trouble)
+            wait = self._hold(
+                job, f"{self._place(job)}: {self._handler.name} failed: {dead_letters.told(trouble)}", trouble
+            )
             self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
 
     # --- dead letters ------------------------------------------------------------------------------------------------
@@ -329,20 +343,20 @@ class Pool:
         place = f"{where(record.topic, record.partition)}, offset {record.offset}"
         headers = dead_letters.headers(record, self._declared.group_id, error, attempts)
         failures = 0
-        self.stuck[job] = f"{place}: on its way to {topic}: {_told(error)}"
+        self.stuck[job] = f"{place}: on its way to {topic}: {dead_letters.told(error)}"
         while not job.void:
             try:
                 await self._producer.send_and_wait(topic, record.value, record.key, headers=headers)
             except Exception as trouble:  # noqa: BLE001 - the record is kept whatever it is
                 failures += 1
-                wait = self._declared.retries.wait_ms(failures, random.random())
-                self.stuck[job] = said = f"{place}: not put into {topic}: {_told(trouble)}"
+                wait = self._declared.retries.wait_ms(failures, random.random()) or LEAST_HELD_MS
+                self.stuck[job] = said = f"{place}: not put into {topic}: {dead_letters.told(trouble)}"
                 logger.error("%s. It is kept, and tried again in %d ms", said, wait)  # noqa: TRY400 - the line says it
                 if job.owner.closing:
                     break
                 await waiting.sleep_ms(wait)
             else:
-                logger.error("%s: is in %s now: %s", place, topic, _told(error))
+                logger.error("%s: is in %s now: %s", place, topic, dead_letters.told(error))
                 return True
         return False
 
@@ -392,7 +406,3 @@ class Pool:
         first, last = job.records[0].offset, job.records[-1].offset
         offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
         return f"{where(*job.owner.tp)}, {offsets}"
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {dead_letters.text_of(error)}"

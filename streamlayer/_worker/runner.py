@@ -42,6 +42,7 @@ logger = logging.getLogger("streamlayer")
 _LOOK_MS: Final = 1000  # how often it looks at what runs for long
 _LONGEST_BACKOFF_MS: Final = 30_000
 _FAILED_COMMIT_MS: Final = 200
+_LARGEST: Final = 32 << 20  # of results and dead letters: their topics' limits count, not one of its own
 _FLUSH_MS: Final = 1000  # how long a commit waits for what nobody waits for; then it is tried again
 _OVERTIME_MS: Final = 1000  # how long after the grace time the last commit may take
 _CLOSING_MS: Final = 500  # how long results that do not count any more may be on their way
@@ -127,7 +128,11 @@ class Runner(ConsumerRebalanceListener):
 
     async def _session(self) -> None:
         """A consumer's life."""
-        producer: Producer[Any, Any] = Producer(**self._common, linger_ms=1)  # what waits for an answer gathers
+        producer: Producer[Any, Any] = Producer(
+            **self._common,
+            linger_ms=1,  # what waits for an answer gathers
+            max_request_size=_LARGEST,
+        )
         self._pool = pool = Pool(self.declared, producer, self._note)
         self._consumer = consumer = Consumer(
             *self.declared.topics,
