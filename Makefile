@@ -2,7 +2,7 @@
 # Arguments go through ARGS:  make test ARGS="tests/unit -x"   make demo ARGS="--help"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test model chaos fuzz check bench sync
+.PHONY: help setup setup-dev demo test model chaos kills fuzz check bench sync
 ARGS ?=
 BIN := .venv/bin
 # pyright's wrapper would ask the network whether there is a newer one.
@@ -29,6 +29,9 @@ model: setup  ## 20,000 steps of random histories of a partition and of a group 
 
 chaos: setup  ## every fault that one machine can show, under load, and a table of what it cost (10 minutes at most)
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/system/test_chaos.py $(ARGS)
+
+kills: setup  ## a worker of four processes under load, one killed every few seconds for two minutes, and the judgement
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/system/test_worker_killed.py $(ARGS)
 
 fuzz: setup  ## 100,000 strange inputs and more: frames, replies, stored values, servers that babble
 	@HYPOTHESIS_PROFILE=thorough STREAMLAYER_FUZZ_FLOOR=$(if $(ARGS),0,100000) $(BIN)/python -m pytest -n 2 tests/fuzz $(ARGS)

@@ -9,6 +9,7 @@ import time
 from benchmarks import (
     groups,
     growth,
+    handling,
     hashing,
     latency,
     memory,
@@ -32,6 +33,7 @@ GROUPS = {
     "waiting": waiting.GROUP,
     "growth": growth.GROUP,
     "groups": groups.GROUP,
+    "handling": handling.GROUP,
 }
 
 

@@ -29,6 +29,7 @@ from streamlayer._types import (
     TopicPartition,
 )
 from streamlayer._waiting.threads import RecordFuture
+from streamlayer.app import App, ProducerRecord, Retry
 from streamlayer.errors import (
     AuthenticationFailedError,
     AuthorizationError,
@@ -68,6 +69,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Admin",
+    "App",
     "AppendedRange",
     "AuthenticationFailedError",
     "AuthorizationError",
@@ -108,10 +110,12 @@ __all__ = [
     "Producer",
     "ProducerFencedError",
     "ProducerMetrics",
+    "ProducerRecord",
     "RecordDeserializationError",
     "RecordFuture",
     "RecordMetadata",
     "RequestTimedOutError",
+    "Retry",
     "ServerFullError",
     "ServerReadOnlyError",
     "ServerUnavailableError",

@@ -284,8 +284,6 @@ class Assignment:
         tp = TopicPartition(*tp)
         if tp in self.positions:
             self.positions[tp].paused = paused
-            if paused:
-                self.positions[tp].drop()
         elif not self._expects(tp):
             self.position_of(tp)
         elif paused:

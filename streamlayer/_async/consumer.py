@@ -733,7 +733,7 @@ class Consumer(Generic[K, V]):
             raise
 
     def pause(self, *tps: TopicPartition) -> None:
-        """Hand out nothing of these partitions until ``resume``; what was fetched is dropped. None named: all."""
+        """Hand out nothing of these partitions until ``resume``; none named: all. What was fetched is kept."""
         self._check()
         self._drop_record_buffer()
         for tp in tps or self._assignment.assigned():
@@ -805,6 +805,23 @@ class Consumer(Generic[K, V]):
             return None if stored is None or stored.topic_id not in {"", position.topic_id} else stored.offset
         finally:
             await self._leave()
+
+    def resumed_metadata(self, tp: TopicPartition) -> str:
+        """The text that was committed with the offset at which this consumer took a partition up, from memory.
+
+        Empty if there was none, or if the partition is not assigned.
+        """
+        position = self._assignment.positions.get(tp)
+        return "" if position is None else position.metadata
+
+    def epochs_at(self, tp: TopicPartition, offset: int) -> str:
+        """The last epochs of the log up to a record that was handed out, as ``number:token:start,…``; from memory.
+
+        An offset names another record after the server lost its log's end: then it lies in another epoch. Who keeps
+        offsets elsewhere keeps these beside them. Empty if they are unknown, or if the partition is not assigned.
+        """
+        position = self._assignment.positions.get(tp)
+        return "" if position is None else position.crossed_at(offset)
 
     async def lag(self) -> dict[TopicPartition, int]:
         """How many records lie between this consumer and the end, for each assigned partition."""

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from streamlayer import StreamlayerError, __version__
-from streamlayer._cli import consume, demo, doctor, groups, produce, server, topics
+from streamlayer._cli import consume, demo, dlq, doctor, groups, produce, server, topics, worker
 from streamlayer._cli.options import DebugOption, NamespaceOption, Session, examples
 from streamlayer.errors import ServerUnavailableError
 
@@ -61,15 +61,18 @@ app = typer.Typer(
         "streamlayer topics create orders --partitions 8",
         "streamlayer produce orders --file orders.txt",
         "streamlayer consume orders --from beginning",
+        "streamlayer worker shop:app --processes 4",
         "streamlayer lag billing",
         "streamlayer doctor",
     ),
 )
 app.add_typer(topics.app, name="topics")
 app.add_typer(groups.app, name="groups")
+app.add_typer(dlq.app, name="dlq")
 app.command("lag", epilog=groups.LAG_EXAMPLES)(groups.lag)
 app.command("produce", epilog=produce.EXAMPLES)(produce.produce)
 app.command("consume", epilog=consume.EXAMPLES)(consume.consume)
+app.command("worker", epilog=worker.EXAMPLES)(worker.worker)
 app.command("server", epilog=server.EXAMPLES)(server.server)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.command("demo", epilog=demo.EXAMPLES)(demo.demo)

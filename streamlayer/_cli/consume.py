@@ -93,7 +93,7 @@ def consume(
             enable_auto_commit=commit,
             auto_offset_reset="latest" if isinstance(begin, End) else "earliest",
         ) as consumer:
-            _partitions(consumer, topic, None)  # a topic that is not there must not make a group
+            partitions_of(consumer, topic)  # a topic that is not there must not make a group
             consumer.subscribe([topic])
             for record in _of_group(consumer, most, follow=not no_follow):
                 show(record)
@@ -101,13 +101,17 @@ def consume(
     if commit:
         raise typer.BadParameter("what was read is committed to a group: --commit needs --group", param_hint="--commit")
     with Consumer(url=where.url, namespace=where.namespace) as consumer:
-        partitions = _partitions(consumer, topic, partition)
+        partitions = partitions_of(consumer, topic, partition)
         consumer.assign(partitions)
         for record in islice(_records(consumer, partitions, begin, most, follow=not no_follow), most):
             show(record)
 
 
-def _partitions(consumer: Consumer, topic: str, partition: int | None) -> list[TopicPartition]:
+def partitions_of(consumer: Consumer, topic: str, partition: int | None = None) -> list[TopicPartition]:
+    """All partitions of a topic, or this one.
+
+    :raises UnknownTopicOrPartitionError: it is not there; the message says what is.
+    """
     topics = consumer.topics()
     if topic not in topics:
         near = difflib.get_close_matches(topic, topics, n=1)

@@ -60,6 +60,11 @@ def print_json(value: object) -> None:
     print(msgspec.json.format(msgspec.json.encode(value), indent=2).decode())
 
 
+def print_json_line(value: object) -> None:
+    """Print a value as JSON, on one line."""
+    print(msgspec.json.encode(value).decode())
+
+
 def size(count: float) -> str:
     """Bytes in words: ``512 bytes``, ``1.3 MB``."""
     unit = 0
@@ -88,7 +93,12 @@ def clock(timestamp: int) -> str:
 
 
 def as_json(record: ConsumerRecord[bytes, bytes]) -> bytes:
-    """A record as one JSON object. Bytes that are no UTF-8 are base64, under ``key_base64`` or ``value_base64``."""
+    """A record as one JSON object."""
+    return msgspec.json.encode(json_fields(record))
+
+
+def json_fields(record: ConsumerRecord[bytes, bytes]) -> dict[str, object]:
+    """What JSON says of a record. Bytes that are no UTF-8 are base64, under ``key_base64`` or ``value_base64``."""
     fields: dict[str, object] = {
         "topic": record.topic,
         "partition": record.partition,
@@ -99,7 +109,7 @@ def as_json(record: ConsumerRecord[bytes, bytes]) -> bytes:
     }
     if record.headers:
         fields["headers"] = [{"name": name, **_field("value", value)} for name, value in record.headers]
-    return msgspec.json.encode(fields)
+    return fields
 
 
 def _field(name: str, stored: bytes | None) -> Mapping[str, str | None]:

@@ -300,7 +300,7 @@ def fetch(
     max_bytes: int,
     segment: int,
     tail: tuple[int, int] = (-1, 0),
-    pairs: str = "",
+    crossed: str = "",
     arm: bool = True,
     peek: bool = False,
 ) -> Call[Fetched]:
@@ -309,7 +309,7 @@ def fetch(
     :param max_bytes: about how many bytes to return; one field at least.
     :param segment: the segment believed to hold the position.
     :param tail: the tail's base and how many of its bytes the reader has, where the position is right behind them.
-    :param pairs: ``number:token`` of the last epochs the reader crossed, with commas; empty after a bare seek.
+    :param crossed: ``number:token:start`` of the last epochs the reader crossed, with commas; empty after a bare seek.
     :param arm: wake this reader when the log's end was reached and more comes.
     :param peek: write nothing, so do not arm either.
     """
@@ -317,7 +317,7 @@ def fetch(
     return Call(
         scripts.PEEK if peek else scripts.FETCH,
         (keys.meta, keys.tail, keys.segs, log, index),
-        (topic_id, position, max_bytes, segment, tail[0], tail[1], pairs, int(arm and not peek)),
+        (topic_id, position, max_bytes, segment, tail[0], tail[1], crossed, int(arm and not peek)),
         _fetched,
     )
 

@@ -13,7 +13,7 @@ from streamlayer._types import TopicPartition
 
 COMMITTED_AT_ONCE = 1000
 """How many offsets one commit stores at most, all or none; the script's cost grows with them."""
-NO_PAIRS = "-"
+UNKNOWN = "-"
 NO_TOPICS = ";"
 """A subscription to nothing, which is not the same as to what it was before: a pattern that nothing matches yet."""
 
@@ -59,13 +59,13 @@ class Commit(NamedTuple):
 
     :ivar offset: of the next record to read; -1 deletes what is stored.
     :ivar topic_id: the log that it belongs to; empty if that is not known.
-    :ivar pairs: ``number:token`` of the epochs that the reader crossed, with commas; empty for none.
+    :ivar crossed: ``number:token:start`` of the epochs that the reader crossed, with commas; empty for none.
     :ivar metadata: the user's own text.
     """
 
     offset: int
     topic_id: str = ""
-    pairs: str = ""
+    crossed: str = ""
     metadata: str = ""
 
 
@@ -77,14 +77,14 @@ class Committed(NamedTuple):
 
     offset: int
     topic_id: str
-    pairs: str
+    crossed: str
     time: int
     metadata: str
 
     @property
     def epoch(self) -> int:
         """The number of the newest log epoch that the reader had crossed; -1 if that is not known."""
-        return int(self.pairs.rpartition(",")[2].partition(":")[0]) if self.pairs else -1
+        return int(self.crossed.rpartition(",")[2].partition(":")[0]) if self.crossed else -1
 
 
 class GroupMember(NamedTuple):
@@ -224,14 +224,14 @@ def commit(
     :param call: rises with each commit of the member; without one, a random number that names the call.
     """
     args: list[str | bytes | int] = []
-    for tp, (offset, topic_id, pairs, metadata) in offsets.items():
-        args += [partition_name(tp), offset, topic_id or NO_PAIRS, pairs or NO_PAIRS, metadata]
+    for tp, (offset, topic_id, crossed, metadata) in offsets.items():
+        args += [partition_name(tp), offset, topic_id or UNKNOWN, crossed or UNKNOWN, metadata]
     return Call(scripts.COMMIT, _keys(keys), (member, epoch, call, retention_ms, *args), lambda reply: int(reply[0]))
 
 
 def _committed(stored: bytes) -> Committed:
-    offset, topic_id, pairs, time, metadata = stored.decode().split(" ", 4)
-    return Committed(int(offset), topic_id.replace(NO_PAIRS, ""), pairs.replace(NO_PAIRS, ""), int(time), metadata)
+    offset, topic_id, crossed, time, metadata = stored.decode().split(" ", 4)
+    return Committed(int(offset), topic_id.replace(UNKNOWN, ""), crossed.replace(UNKNOWN, ""), int(time), metadata)
 
 
 def read_offsets(keys: GroupKeys, tps: Sequence[TopicPartition]) -> Call[list[Committed | None]]:

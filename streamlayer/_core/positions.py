@@ -23,20 +23,22 @@ from streamlayer._core.truncation import diverged_at
 from streamlayer._types import ConsumerRecord, TopicPartition
 from streamlayer.errors import CorruptRecordError, RecordDeserializationError, StreamlayerError
 
-PAIRS_KEPT: Final = 4
+EPOCHS_CARRIED: Final = 4
+NO_TAIL: Final = (-1, 0)
+"""Nothing is known of the tail."""
 
 Deserializer = Callable[[bytes], Any]
 
 
-def pairs_crossed(epochs: str, position: int) -> tuple[str, float]:
-    """The last four ``number:token`` of a log's epochs that begin at or before a position; where the next begins."""
-    pairs: list[str] = []
+def epochs_crossed(epochs: str, position: int) -> tuple[str, float]:
+    """The last four of a log's epochs that begin at or before a position; where the next begins."""
+    crossed: list[str] = []
     for epoch in epochs.split(","):
-        pair, _, start = epoch.rpartition(":")
-        if int(start) > position:
-            return ",".join(pairs[-PAIRS_KEPT:]), int(start)
-        pairs.append(pair)
-    return ",".join(pairs[-PAIRS_KEPT:]), math.inf
+        start = int(epoch.rpartition(":")[2])
+        if start > position:
+            return ",".join(crossed[-EPOCHS_CARRIED:]), start
+        crossed.append(epoch)
+    return ",".join(crossed[-EPOCHS_CARRIED:]), math.inf
 
 
 class Left(NamedTuple):
@@ -65,6 +67,7 @@ class PartitionPosition:
     :ivar sought: how many seeks there were.
     :ivar placed: whether something was fetched since the last: the segment is known then.
     :ivar left: how far this reader had come before, under an earlier assignment; looked at with the next fetch.
+    :ivar metadata: the text beside the committed offset at which it was taken up.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.
     """
 
@@ -83,10 +86,10 @@ class PartitionPosition:
         self.sought = 0
         self.placed = False
         self._fetch_position = position
-        self._pairs = ""
+        self._crossed = ""
         self._epochs: str = ""
         self._next_epoch: float = 0
-        self._tail = (-1, 0)
+        self._tail = NO_TAIL
         self._fields: deque[Field] = deque()
         self._frames: Iterator[Frame] | None = None
         self._frame: Frame | None = None
@@ -96,6 +99,7 @@ class PartitionPosition:
         self.buffered = 0
         self.cut_off = False
         self.left: Left | None = None
+        self.metadata = ""
 
     # --- fetching ----------------------------------------------------------------------------------------------------
 
@@ -111,7 +115,7 @@ class PartitionPosition:
             max_bytes=max_bytes,
             segment=self.segment,
             tail=self._tail,
-            pairs=self._pairs,
+            crossed=self._crossed,
             peek=peek,
         )
 
@@ -139,7 +143,7 @@ class PartitionPosition:
         self.waiting = position == reply.next
         if reply.epochs != self._epochs or position >= self._next_epoch:
             self._epochs = reply.epochs
-            self._pairs, self._next_epoch = pairs_crossed(reply.epochs, position)
+            self._crossed, self._next_epoch = epochs_crossed(reply.epochs, position)
         return size
 
     def leave(self) -> Left | None:
@@ -170,7 +174,15 @@ class PartitionPosition:
         elif base == reply.tail_base:
             self._tail = (base, have + len(last.frames))
         else:
-            self._tail = (-1, 0)
+            self._tail = NO_TAIL
+
+    def forget_tail(self) -> bool:
+        """Ask for the whole tail the next time: who answers may be another server, with other bytes in it.
+
+        :returns: whether anything was known of it.
+        """
+        known, self._tail = self._tail != NO_TAIL, NO_TAIL
+        return known
 
     def drop(self) -> None:
         """Forget what was fetched and not handed out; the position stays."""
@@ -178,7 +190,7 @@ class PartitionPosition:
         self._frames = self._frame = None
         self._stored = b""
         self._fetch_position = self.position
-        self._tail = (-1, 0)
+        self._tail = NO_TAIL
         self.buffered = 0
         self.waiting = self.cut_off = False
 
@@ -188,25 +200,25 @@ class PartitionPosition:
         self.sought += 1
         self.placed = False
         self.error = None
-        self._pairs = self._epochs = ""
+        self._crossed = self._epochs = ""
         self.drop()
 
-    def resume(self, position: int, pairs: str) -> None:
-        """Go on where somebody stopped who had crossed these epochs of the log, as ``pairs_at`` told."""
+    def resume(self, position: int, crossed: str, metadata: str) -> None:
+        """Go on where somebody stopped who had crossed these epochs of the log, as ``crossed_at`` told."""
         self.seek(position)
-        self._pairs = pairs
+        self._crossed, self.metadata = crossed, metadata
 
     def go_back(self) -> bool:
         """Go on where this reader was before its log was gone for a while; tell whether it is that log."""
         left, self.left = self.left, None
         if left is None or left.topic_id != self.topic_id:
             return False
-        self.resume(left.end, pairs_crossed(left.epochs, left.end)[0])
+        self.resume(left.end, epochs_crossed(left.epochs, left.end)[0], "")
         return True
 
-    def pairs_at(self, offset: int) -> str:
-        """``number:token`` of the last epochs that begin at or before an offset; empty if they are unknown."""
-        return pairs_crossed(self._epochs, offset)[0] if self._epochs else self._pairs
+    def crossed_at(self, offset: int) -> str:
+        """``number:token:start`` of the last epochs that begin at or before an offset; empty if they are unknown."""
+        return epochs_crossed(self._epochs, offset)[0] if self._epochs else self._crossed
 
     def give_back(self, offset: int) -> None:
         """Records from this offset on were not handed out after all."""

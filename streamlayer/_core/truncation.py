@@ -1,8 +1,9 @@
 """What a producer learns of a log that went back: whether records are gone that it was told are there (KIP-320).
 
 Each answer to an append carries the log's epochs, ``number:token:start,…``. A producer keeps those of its last
-acknowledgement. If the log has others by now, the newest that both know is where they still agree; what comes behind
-it in the log is new. Where that begins below what was acknowledged, acknowledged records are gone.
+acknowledgement. If the log has others by now, or lacks some, the newest that both know is where they still agree; what
+comes behind it, here or there, the other does not have. Where that begins below what was acknowledged, acknowledged
+records are gone. ``lib/divergence.lua`` holds a reader's position against the log by the same rule.
 
 No clock, no lock, no socket.
 """
@@ -15,13 +16,21 @@ from streamlayer.errors import LogTruncationError
 
 
 def diverged_at(before: str, now: str) -> float | None:
-    """Where a log parts from what it was: an offset; infinity if it does not; ``None`` if that is unknown."""
-    known = {epoch.rpartition(":")[0] for epoch in before.split(",")}
+    """Where a log parts from what it was: an offset; infinity if it does not; ``None`` if that is unknown.
+
+    Behind the newest epoch that both know, each may have others of its own: two primaries may go on side by side.
+    """
+    parted: dict[str, float] = {}
+    behind = math.inf
+    for epoch in reversed(before.split(",")):
+        pair, _, start = epoch.rpartition(":")
+        parted[pair] = behind
+        behind = int(start)
     behind = math.inf
     for epoch in reversed(now.split(",")):
         pair, _, start = epoch.rpartition(":")
-        if pair in known:
-            return behind
+        if pair in parted:
+            return min(behind, parted[pair])
         behind = int(start)
     return None
 

@@ -1,6 +1,6 @@
 -- fetch: read a partition from a position, as whole fields, up to about max_bytes (one field at least).
 -- KEYS: meta tail segs log index
--- ARGV: topic_id position:int max_bytes:int segment:int tail_base:int tail_have:int pairs_read arm:int
+-- ARGV: topic_id position:int max_bytes:int segment:int tail_base:int tail_have:int crossed arm:int
 -- returns: next log_start open_segment generation epochs tail_base (base last bytes)*
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED OUT_OF_RANGE TRUNCATED SEGMENT
 -- flags: allow-oom
@@ -8,6 +8,7 @@
 -- cost: O(bytes returned), 8-15 us at the tip
 -- @include lib/reply
 -- @include lib/meta
+-- @include lib/divergence
 -- @include lib/log_start
 local m, refusal = read_meta(meta, topic_id, 'next', 'generation', 'segment', 'segment_base', 'segment_at',
   'tail_base', 'tail_len', 'deadline', 'epochs', 'armed', 'retention_ms', 'start', 'segment_position')
@@ -20,20 +21,10 @@ local p = {
 }
 local epochs = m[9]
 
--- Loss is told: the newest pair that reader and log share decides; what begins behind it below the position diverged.
-if pairs_read ~= '' then
-  local shared, starts, numbers = 0, {}, {}
-  for number, token, start in string.gmatch(epochs, '(%d+):(%x*):(%d+)') do
-    starts[#starts + 1] = tonumber(start)
-    numbers[number .. ':' .. token] = #starts
-  end
-  for pair in string.gmatch(pairs_read, '[^,]+') do
-    shared = math.max(shared, numbers[pair] or 0)
-  end
-  if starts[shared + 1] and starts[shared + 1] < position then
-    local diverged = shared > 0 and starts[shared + 1] or -1
-    return refuse('TRUNCATED', int(diverged) .. ' ' .. int(p.next))
-  end
+-- Loss is told: what the reader has read, and what is here up to its position, must be the same.
+if crossed ~= '' then
+  local diverged = divergence(epochs, crossed, position)
+  if diverged then return refuse('TRUNCATED', int(diverged) .. ' ' .. int(p.next)) end
   if position > p.next then return refuse('TRUNCATED', int(p.next) .. ' ' .. int(p.next)) end
 end
 

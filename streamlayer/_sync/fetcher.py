@@ -47,6 +47,7 @@ class Fetcher:
         self._options = options
         self._turn = 0
         self._fetched_at = 0
+        self._opened = 0
         self._attempt = 0
         self._trouble: StreamlayerError | None = None
         self.retry_at = 0
@@ -127,22 +128,33 @@ class Fetcher:
         for position in asked:
             if not position.placed:
                 self._offsets.name_segment(position)
-        outcomes = self._client.execute([position.fetch_call(most) for position in asked])
         trouble: StreamlayerError | None = None
         unarmed: list[PartitionPosition] = []
-        for position, outcome in zip(asked, outcomes, strict=True):
+        for position, outcome in self._ask(asked, most):
             trouble = self._take_in(position, outcome) or trouble
             if isinstance(outcome, StreamlayerError) and only_writes_are_refused(outcome):
                 unarmed.append(position)
         if unarmed:  # what is there can be read all the same
-            outcomes = self._client.execute([position.fetch_call(most, peek=True) for position in unarmed])
-            for position, outcome in zip(unarmed, outcomes, strict=True):
+            for position, outcome in self._ask(unarmed, most, peek=True):
                 self._take_in(position, outcome)
                 position.waiting = False
         if trouble is None:
             self._out_of_trouble()
         else:
             self._in_trouble(trouble)  # once a round, however many partitions met it: back-off begins with ms
+
+    def _ask(
+        self, positions: list[PartitionPosition], most: int, *, peek: bool = False
+    ) -> list[tuple[PartitionPosition, Outcome]]:
+        """Ask once for each. An answer that may not fit what is held of a tail is left out: it is asked for again."""
+        outcomes = self._client.execute([position.fetch_call(most, peek=peek) for position in positions])
+        answers = list(zip(positions, outcomes, strict=True))
+        if self._client.opened == self._opened:
+            return answers
+        # Maybe another server; its epochs say so, but not where nobody may ask who it is.
+        self._opened = self._client.opened
+        unsure = {position for position in self._assignment.positions.values() if position.forget_tail()}
+        return [(p, outcome) for p, outcome in answers if p not in unsure or not isinstance(outcome, Fetched)]
 
     def _take_in(self, position: PartitionPosition, outcome: Outcome) -> StreamlayerError | None:
         """Take one answer in; if it was trouble with the server, that is returned."""

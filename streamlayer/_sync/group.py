@@ -268,13 +268,13 @@ class Group:
             if committed is None or committed.topic_id not in {"", position.topic_id}:
                 fresh.append(position)
             else:
-                position.resume(committed.offset, committed.pairs)
+                position.resume(committed.offset, committed.crossed, committed.metadata)
                 self._stored[position.tp] = committed.offset
         return fresh
 
     @staticmethod
     def _commit_of(position: PartitionPosition, offset: int, metadata: str = "") -> Commit:
-        return Commit(offset, position.topic_id, position.pairs_at(offset), metadata)
+        return Commit(offset, position.topic_id, position.crossed_at(offset), metadata)
 
     def commit(self, offsets: Mapping[TopicPartition, tuple[int, str]]) -> None:
         """Store offsets with their metadata: all of them up to 1,000, in parts of 1,000 if there are more.

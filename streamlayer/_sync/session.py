@@ -35,6 +35,8 @@ logger = logging.getLogger("streamlayer")
 
 LOOK_AGAIN_MS = 1000
 """How often topics that are waited for are looked up without being told."""
+ID_PREFIX = ""
+"""What the ids of this process's members begin with: by it a supervisor knows those of a child that died."""
 
 
 class GroupSession:
@@ -249,7 +251,7 @@ class GroupSession:
         name = str(self._client.settings.options.get("client_name") or "streamlayer")
         self._member = member = Membership(
             self._keys,
-            secrets.token_hex(16),
+            (ID_PREFIX + secrets.token_hex(16))[:32],
             instance=options.group_instance_id or "",
             description=re.sub(r"[^\w.@:-]", "_", f"{name}@{socket.gethostname()}:{os.getpid()}"),
             session_ms=options.session_timeout_ms,

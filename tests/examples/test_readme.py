@@ -23,6 +23,8 @@ TITLES = [
     "consuming and replaying",
     "consumer groups",
     "the async twin",
+    "workers",
+    "testing",
     "fakeredis",
     "retention",
     "groups",

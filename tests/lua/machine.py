@@ -27,6 +27,11 @@ CHECKED_EACH_STEP = 5  # segments; more are looked at by a rule, for each costs 
 STEPS: Counter[str] = Counter()
 
 
+def number_of(epochs: str) -> int:
+    """Of the first of them."""
+    return int(epochs.partition(":")[0])
+
+
 class Machine(RuleBasedStateMachine):
     """Drives one partition and its model.
 
@@ -248,25 +253,31 @@ class Machine(RuleBasedStateMachine):
         """A reader goes on: the very records of the log, or where his parted from it, or that he was overtaken."""
         reader = self.readers[who]
         position = len(reader.seen)
-        answer = self.log.fetch(position, max_bytes, pairs=reader.pairs, tail=reader.tail if hint else (-1, 0))
+        epochs = str(self.client.hget(self.log.keys.meta, "epochs"), "ascii")
+        if not reader.crossed or number_of(reader.crossed.split(",")[-1]) < number_of(epochs):
+            # A bare position, or one whose epochs are all forgotten: nothing can be said of what lies before it.
+            reader.seen[: len(self.model.records)] = self.model.records[:position]
+            reader.tail = (-1, 0)
+        answer = self.log.fetch(position, max_bytes, crossed=reader.crossed, tail=reader.tail if hint else (-1, 0))
         alike = (two[0] == two[1] for two in zip(reader.seen, self.model.records, strict=False))
         common = sum(1 for _ in itertools.takewhile(bool, alike))
         if word_of(answer) == "OUT_OF_RANGE":
-            start = int(answer[1].split()[0])
-            assert position < start
-            reader.seen, reader.pairs, reader.tail = self.model.records[:start], "", (-1, 0)
+            start, end = map(int, answer[1].split())
+            assert position < start or (not reader.crossed and position > end)
+            reader.seen, reader.crossed, reader.tail = self.model.records[:start], "", (-1, 0)
         elif word_of(answer) == "OK":
             assert common == position, f"a reader at {position} was not told that his log parted at {common}"
             values = values_from(answer.fields, position)
             records = self.model.records[position : position + len(values)]
             assert values == [value for value, _ in records]
-            reader.seen += records
+            reader.seen = self.model.records[: position + len(values)]
             reader.took(answer)
         else:
             assert answer[0] == "TRUNCATED", answer
             diverged = int(answer[1].split()[0])
             assert diverged in {common, -1}, f"told {diverged}, parted at {common}"
-            reader.seen, reader.pairs, reader.tail = reader.seen[:common], "", (-1, 0)
+            reader.seen, reader.tail = reader.seen[:common], (-1, 0)
+            reader.crossed = reader.crossed if diverged >= 0 else ""
 
     @rule(start=st.integers(-1, 4))
     def look_up_times(self, start: int) -> None:
@@ -296,6 +307,17 @@ class Machine(RuleBasedStateMachine):
         """The server comes back as it was once, in another life: all later is gone, producers' numbers too."""
         del self.disk[max(1, len(self.disk) - age) :]
         snapshot, model = self.disk[-1]
+        self.log.crash(snapshot)
+        self.model = model.copy()
+
+    @precondition(lambda self: not self.clock.moves and self.disk)
+    @rule(which=st.integers(0, 3))
+    def another_primary(self, which: int) -> None:
+        """Clients are led to a server that had this log once and went on for itself; this one may come back."""
+        here = self.log.freeze(), self.model.copy()
+        which %= len(self.disk)
+        snapshot, model = self.disk[which]
+        self.disk[which] = here
         self.log.crash(snapshot)
         self.model = model.copy()
 

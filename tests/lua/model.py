@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from streamlayer._core.positions import epochs_crossed
 from tests.lua.run import Stored
 
 Record = tuple[bytes, int]
@@ -157,15 +158,16 @@ class Reader:
     """Somebody who reads on from where he is, with the epochs he crossed and the tail he has.
 
     :ivar seen: every record before his position, as he believes.
+    :ivar crossed: empty: his is a bare position, and he claims nothing of what lies before it.
     """
 
     seen: list[Record] = field(default_factory=list)
-    pairs: str = ""
+    crossed: str = ""
     tail: tuple[int, int] = (-1, 0)
 
     def took(self, answer: Any) -> None:
         """Remember what a fetch told of epochs and tail."""
-        self.pairs = ",".join([entry.rpartition(":")[0] for entry in answer.epochs.split(",")][-4:])
+        self.crossed, _ = epochs_crossed(answer.epochs, len(self.seen))
         if answer.fields:
             last = answer.fields[-1]
             if last.base == answer.tail_base:

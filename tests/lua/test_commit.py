@@ -37,16 +37,26 @@ def test_what_is_stored_comes_back(group: Group) -> None:
     a = group.join("a")
     text = "  two words\nand a line: näh – \U0001f600 5:6;7 "
     offsets = {
-        orders(0)[0]: Commit(1 << 52, "0123abcd", "3:aa,4:bb", text),
+        orders(0)[0]: Commit(1 << 52, "0123abcd", "3:aa:0,4:bb:7", text),
         orders(1)[0]: Commit(0),
     }
     time = group.commit(offsets, member="a", epoch=a.epoch, call=1)
     assert abs(group.run.now() - time) < 5000
     first, second, third = group.committed(*orders(0, 1, 2))
-    assert first == (1 << 52, "0123abcd", "3:aa,4:bb", time, text)
+    assert first == (1 << 52, "0123abcd", "3:aa:0,4:bb:7", time, text)
     assert first.epoch == 4
-    assert (second.offset, second.topic_id, second.pairs, second.metadata, second.epoch) == (0, "", "", "", -1)
+    assert (second.offset, second.topic_id, second.crossed, second.metadata, second.epoch) == (0, "", "", "", -1)
     assert third is None
+
+
+def test_an_offset_as_it_was_stored_first_is_read(group: Group) -> None:
+    """Its epochs have no starts."""
+    a = group.join("a")
+    a.commit(*orders(0))
+    group.client.hset(group.keys.offsets, "orders:0", "7 0123abcd 3:aa,4:bb 1700000000000 a text")
+    (found,) = group.committed(*orders(0))
+    assert found == (7, "0123abcd", "3:aa,4:bb", 1_700_000_000_000, "a text")
+    assert found.epoch == 4
 
 
 def test_only_the_owner_commits_and_all_or_none(group: Group) -> None:

@@ -10,6 +10,7 @@ import redis
 
 from streamlayer._core import calls, scripts
 from streamlayer._core.codec import decode_frames
+from streamlayer._core.positions import epochs_crossed
 from tests.lua.run import WEEK_MS, Log, new_log, promote, values_from, word_of
 
 
@@ -23,9 +24,9 @@ def filled(client: redis.Redis, namespace: str, **created: Any) -> Log:
     return log
 
 
-def pairs_of(epochs: str) -> str:
-    """What a reader remembers of a log's epochs: the last four, without their starts."""
-    return ",".join([entry.rpartition(":")[0] for entry in epochs.split(",")][-4:])
+def crossed_in(epochs: str) -> str:
+    """What a reader at the end remembers of a log's epochs: the last four."""
+    return ",".join(epochs.split(",")[-4:])
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -171,24 +172,24 @@ def test_a_reader_at_8_whose_log_came_back_at_5_is_told_5(log: Log, tells_lives:
     disk = log.freeze()
     for i in range(5, 8):
         log.append(b"%d" % i)
-    pairs = pairs_of(log.fetch(8).epochs)
+    crossed = crossed_in(log.fetch(8).epochs)
     log.crash(disk)
     for i in range(new):
         log.append(b"new %d" % i)
-    assert log.fetch(8, pairs=pairs) == ("TRUNCATED", f"5 {5 + new}")
-    assert word_of(log.fetch(5, pairs=pairs)) == "OK"
-    assert word_of(log.fetch(3, pairs=pairs)) == "OK"
+    assert log.fetch(8, crossed=crossed) == ("TRUNCATED", f"5 {5 + new}")
+    assert word_of(log.fetch(5, crossed=crossed)) == "OK"
+    assert word_of(log.fetch(3, crossed=crossed)) == "OK"
     assert len(log.read(5)) == new
 
 
 def test_a_life_without_loss_disturbs_nobody(log: Log, tells_lives: None) -> None:
     """A restart whose history is whole begins its epoch at the end, where every reader may pass."""
     log.append(b"a", b"b")
-    pairs = pairs_of(log.fetch(2).epochs)
+    crossed = crossed_in(log.fetch(2).epochs)
     promote(log.run.client)
-    assert log.fetch(2, pairs=pairs).fields == []
+    assert log.fetch(2, crossed=crossed).fields == []
     log.append(b"c")
-    assert values_from(log.fetch(2, pairs=pairs).fields, 2) == [b"c"]
+    assert values_from(log.fetch(2, crossed=crossed).fields, 2) == [b"c"]
 
 
 def test_from_a_to_b_and_back_to_a(log: Log, tells_lives: None) -> None:
@@ -196,13 +197,13 @@ def test_from_a_to_b_and_back_to_a(log: Log, tells_lives: None) -> None:
     log.append(b"0", b"1")
     disk = log.freeze()
     log.append(b"2", b"3", b"4")
-    pairs = pairs_of(log.fetch(5).epochs)
+    crossed = crossed_in(log.fetch(5).epochs)
     log.crash(disk)  # B, with what was replicated
     log.append(b"new 2")
     b_disk = log.freeze()
     log.crash(b_disk)  # A again, in sync with B
     log.append(b"new 3", b"new 4")
-    assert log.fetch(5, pairs=pairs) == ("TRUNCATED", "2 5")
+    assert log.fetch(5, crossed=crossed) == ("TRUNCATED", "2 5")
     assert log.read(2) == [b"new 2", b"new 3", b"new 4"]
 
 
@@ -217,7 +218,7 @@ def test_an_epochs_number_alone_proves_nothing(log: Log, tells_lives: None) -> N
     second = log.append(b"new 1", b"new 2", b"new 3").epochs
     assert first.split(",")[1].startswith("2:")
     assert second.split(",")[1].startswith("2:")
-    assert log.fetch(3, pairs=pairs_of(first)) == ("TRUNCATED", "1 4")
+    assert log.fetch(3, crossed=crossed_in(first)) == ("TRUNCATED", "1 4")
 
 
 def test_the_newest_pair_that_both_know_decides(log: Log, tells_lives: None) -> None:
@@ -227,32 +228,111 @@ def test_the_newest_pair_that_both_know_decides(log: Log, tells_lives: None) -> 
     log.append(b"1")
     disk = log.freeze()
     log.append(b"2")
-    pairs = pairs_of(log.fetch(3).epochs)
+    crossed = crossed_in(log.fetch(3).epochs)
     log.crash(disk)
     log.append(b"new 2", b"new 3")
-    assert log.fetch(3, pairs=pairs) == ("TRUNCATED", "2 4")
+    assert log.fetch(3, crossed=crossed) == ("TRUNCATED", "2 4")
+
+
+@pytest.mark.parametrize("reborn", [False, True], ids=["the same life", "another life"])
+@pytest.mark.parametrize("count", [0, 1, 4, 9])
+def test_two_primaries_side_by_side(log: Log, tells_lives: None, count: int, reborn: bool) -> None:
+    """A never was demoted and has no epoch of B's time: the reader of B's records is told by the epoch that A lacks."""
+    log.append(b"0", b"1", b"2")
+    common = log.freeze()
+    for i in range(count):
+        log.append(b"a%d" % i)
+    a = log.freeze()
+    log.crash(common)  # B, with what was replicated
+    log.append(b"b0", b"b1")
+    log.append(b"b2", b"b3")
+    b = log.fetch(7).epochs
+    crossed, at_the_fork = epochs_crossed(b, 7)[0], epochs_crossed(b, 3)[0]
+    log.crash(a) if reborn else log.restore(a)
+    if reborn:
+        log.append(b"a, after its start")
+    end = 3 + count + reborn
+    assert log.fetch(7, crossed=crossed) == ("TRUNCATED", f"3 {end}")
+    for position, known in ((3, crossed), (3, at_the_fork), (2, crossed)):
+        assert log.fetch(position, crossed=known).next == end
+
+
+def test_a_tail_of_the_same_base_may_hold_other_bytes(log: Log, tells_lives: None) -> None:
+    """The epochs decide before the hint is believed."""
+    log.append(b"0")
+    common = log.freeze()
+    for i in range(9):
+        log.append(b"a%d" % i)
+    a = log.freeze()
+    log.crash(common)
+    log.append(b"one long record")
+    reply = log.fetch(0)
+    crossed, _ = epochs_crossed(reply.epochs, 2)
+    log.restore(a)
+    hint = (0, len(reply.fields[0].frames))
+    assert log.fetch(2, crossed=crossed, tail=hint) == ("TRUNCATED", "1 10")
+
+
+def test_an_epoch_that_is_forgotten_is_no_strange_one(log: Log, tells_lives: None) -> None:
+    """The log keeps eight: a reader may have crossed older ones beside those that both know, and is told nothing."""
+    log.append(b"0")
+    for _ in range(3):
+        promote(log.run.client)
+        log.append(b"x")
+    crossed, _ = epochs_crossed(log.fetch(4).epochs, 4)
+    for _ in range(6):
+        promote(log.run.client)
+        log.append(b"y")
+    assert int(log.fetch(0).epochs.partition(":")[0]) == 3
+    assert crossed.startswith("1:")
+    assert log.fetch(4, crossed=crossed).next == 10
+
+
+def test_epochs_stored_without_their_starts_count_as_before(log: Log, tells_lives: None) -> None:
+    """As commits of the first layout have them: the log's own list decides alone."""
+    log.append(b"0", b"1")
+    pair = log.fetch(2).epochs.rpartition(":")[0]
+    disk = log.freeze()
+    log.append(b"2", b"3")
+    assert log.fetch(4, crossed=pair).fields == []
+    assert log.fetch(4, crossed=f"{pair},2:ffff").fields == []
+    log.crash(disk)
+    log.append(b"new 2", b"new 3")
+    assert log.fetch(4, crossed=f"0:eeee,{pair}") == ("TRUNCATED", "2 4")
+
+
+def test_another_with_a_number_that_the_log_knows_is_a_loss(log: Log, tells_lives: None) -> None:
+    """No pair in common, and one of the log's own numbers was another life: lost, from nobody knows where on."""
+    for _ in range(10):
+        log.append(b"x")
+        promote(log.run.client)
+    number, _, start = log.fetch(0).epochs.split(",")[0].split(":")
+    assert (number, start) == ("3", "2")
+    assert log.fetch(2, crossed="3:ffff:1") == ("TRUNCATED", "-1 10")
+    assert word_of(log.fetch(2, crossed="3:ffff:2")) == "OK"  # nothing of that life was read
+    assert word_of(log.fetch(2, crossed="2:ffff:1")) == "OK"  # maybe it was the log's, and is forgotten
 
 
 def test_without_a_common_pair_the_point_is_unknown(log: Log, tells_lives: None) -> None:
     """Strange pairs: fine up to the first entry's start, -1 above it."""
     log.append(b"0", b"1")
-    assert log.fetch(1, pairs="1:ffff,2:eeee") == ("TRUNCATED", "-1 2")
-    assert word_of(log.fetch(0, pairs="1:ffff,2:eeee")) == "OK"
+    assert log.fetch(1, crossed="1:ffff,2:eeee") == ("TRUNCATED", "-1 2")
+    assert word_of(log.fetch(0, crossed="1:ffff,2:eeee")) == "OK"
     for _ in range(10):
         promote(log.run.client)
         log.append(b"x")
     first = int(log.fetch(0).epochs.split(",")[0].rpartition(":")[2])
     assert first > 0
-    assert word_of(log.fetch(first, pairs="1:ffff")) == "OK"
-    assert log.fetch(first + 1, pairs="1:ffff") == ("TRUNCATED", "-1 12")
+    assert word_of(log.fetch(first, crossed="1:ffff")) == "OK"
+    assert log.fetch(first + 1, crossed="1:ffff") == ("TRUNCATED", "-1 12")
 
 
 def test_a_bare_position_is_out_of_range_and_no_loss(log: Log) -> None:
     """Who carries no pairs (a seek) is told the range; who carries some, that the log was longer once."""
     log.append(b"a")
-    pairs = pairs_of(log.fetch(1).epochs)
+    crossed = crossed_in(log.fetch(1).epochs)
     assert log.fetch(5) == ("OUT_OF_RANGE", "0 1")
-    assert log.fetch(5, pairs=pairs) == ("TRUNCATED", "1 1")
+    assert log.fetch(5, crossed=crossed) == ("TRUNCATED", "1 1")
 
 
 # --- every no --------------------------------------------------------------------------------------------------------
@@ -284,7 +364,7 @@ REFUSALS: dict[str, Callable[[Log], Any]] = {
     "LAYOUT": _with_meta(min_v=2),
     "DAMAGED": _damaged,
     "OUT_OF_RANGE": lambda log: log.fetch(99),
-    "TRUNCATED": lambda log: log.fetch(99, pairs="1:"),
+    "TRUNCATED": lambda log: log.fetch(99, crossed="1:"),
     "SEGMENT": _segment,
 }
 

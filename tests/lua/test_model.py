@@ -79,3 +79,32 @@ def test_a_reader_at_the_end_of_a_lost_tail_is_told(
     machine.read_on(0, 1 << 20, hint=True)
     assert len(machine.readers[0].seen) == 1
     machine.teardown()
+
+
+@pytest.mark.parametrize("batches", [1, 4, 6], ids=["shorter", "as long", "longer"])
+def test_a_reader_that_was_with_another_primary_is_told(
+    server: servers.TestServer,
+    redis_client: redis.Redis,
+    namespace: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tells_lives: None,
+    batches: int,
+) -> None:
+    """The history that is hard to find: to B, which parted at 1, and back to A, which has gone on meanwhile."""
+    machine = machine_for(server, redis_client, namespace, monkeypatch)()
+    machine.create(retention=2, retention_bytes=-1, segment_bytes=1 << 20)
+    machine.append("one", [[5]], 0)
+    machine.write_to_disk()
+    machine.append("one", [[5]] * batches, 0)
+    machine.another_primary(0)
+    machine.append("two", [[5], [5], [5], [5]], 0)
+    for _ in range(5):
+        machine.read_on(0, 1 << 20, hint=True)
+    assert len(machine.readers[0].seen) == 5
+    machine.another_primary(0)
+    machine.read_on(0, 1 << 20, hint=True)
+    assert len(machine.readers[0].seen) == 1
+    for _ in range(batches):
+        machine.read_on(0, 1 << 20, hint=True)
+    assert len(machine.readers[0].seen) == 1 + batches
+    machine.teardown()

@@ -81,8 +81,8 @@ def test_a_reader_of_what_is_gone_is_told(redis_client: redis.Redis, namespace: 
     pair = log.fetch(0).epochs.rpartition(":")[0]
     log.set_meta(next=9, damaged=TORN)
     assert repair(log) == 10
-    assert log.fetch(9, pairs=pair, follow=False) == ("OUT_OF_RANGE", "10 10")
-    assert log.fetch(12, pairs=pair, follow=False) == ("TRUNCATED", "10 10")
+    assert log.fetch(9, crossed=pair, follow=False) == ("OUT_OF_RANGE", "10 10")
+    assert log.fetch(12, crossed=pair, follow=False) == ("TRUNCATED", "10 10")
 
 
 def test_twice_or_late_it_does_nothing(redis_client: redis.Redis, namespace: str) -> None:

@@ -150,5 +150,21 @@ def two_primaries(stage: Stage) -> None:
     stage.fired["promotions"] = 2
 
 
+def led_astray(stage: Stage) -> None:
+    """Two primaries that go on side by side: clients are led to the other one, and back to the first, as it was."""
+    for _ in range(2):
+        stage.load.wait_seen(stage.primary.url)
+        stage.part()
+        stage.load.wait_acked(50)
+        stage.promote()
+        stage.load.wait_acked(100)
+        stage.load.wait_seen(stage.primary.url)
+        stage.lead_back()
+        stage.healed()
+        stage.load.wait_acked(100)
+        stage.follow(stage.replica, stage.primary)
+    stage.fired["led astray"] = 2
+
+
 def _offset(client: Any) -> int:
     return int(client.info("replication")["master_repl_offset"])

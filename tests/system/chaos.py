@@ -17,6 +17,7 @@ import redis
 from tests.system.ailing import (
     disk_failing,
     handed_over,
+    led_astray,
     replica_stopped,
     room_by_retention,
     server_loading,
@@ -355,6 +356,8 @@ LONG = [
     Scenario("primary and replica change places", handed_over, "valkey", "sync", replica=True),
     Scenario("primary and replica change places", handed_over, "redis", "aio", replica=True),
     Scenario("two primaries, acks=1", two_primaries, "redis", "sync", 1, replica=True, lossy=True),
+    Scenario("two primaries, there and back", led_astray, "valkey", "aio", 1, replica=True, lossy=True),
+    Scenario("two primaries, there and back", led_astray, "redis", "sync", 1, replica=True, lossy=True),
     Scenario("two primaries, acks=all", two_primaries, "valkey", "aio", replica=True, unread=True, topic=SAFE),
     Scenario("replica stopped, acks=all", replica_stopped, "valkey", "aio", replica=True, topic=SAFE),
     Scenario("disk failing", disk_failing, "redis", "sync"),

@@ -174,25 +174,22 @@ class Load:
         self.check()
 
     def wait_seen(self, url: str, *, timeout: float = 30) -> None:
-        """Wait until each reader, and the group, has all that is in the logs now; writers may go on."""
-        names = [name for name in self._names if "-reader-" in name]
-        with Consumer(url=url) as consumer:
-            ends = consumer.end_offsets([TopicPartition(TOPIC, number) for number in range(PARTITIONS)])
+        """Wait until each reader, and the group, has all that is in the logs now; writers may go on.
+
+        Offsets alone do not say it: who has not been told yet that the log went back may have been further before.
+        """
+        last = last_records(url)
+        everybody = [name for name in self._names if "-reader-" in name] + [GROUP] * bool(self._members)
+        wanted = {(who, partition) for who in everybody for partition in last}
 
         def seen() -> bool:
             self.check()
-            furthest: defaultdict[tuple[str, int], int] = defaultdict(int)
-            handled: defaultdict[int, int] = defaultdict(int)
-            for event in list(self.history.events):
-                for offset, _ in event.records[-1:]:
-                    if event.what == "told":
-                        furthest[event.actor, event.partition] = min(furthest[event.actor, event.partition], offset)
-                    elif event.what == "read":
-                        furthest[event.actor, event.partition] = offset + 1
-                    elif event.what == "handled":
-                        handled[event.partition] = max(handled[event.partition], offset + 1)
-            everybody = all(furthest[name, tp.partition] >= end for name in names for tp, end in ends.items())
-            return everybody and (not self._members or all(handled[tp.partition] >= end for tp, end in ends.items()))
+            have = {
+                (GROUP if event.what == "handled" else event.actor, event.partition)
+                for event in list(self.history.events)
+                if event.what in {"read", "handled"} and last.get(event.partition) in event.records
+            }
+            return wanted <= have
 
         sync_wait_until(seen, "everybody has read all that is there", timeout=timeout)
 
@@ -415,6 +412,23 @@ class _Hears(logging.Handler):
 
 def _partition(text: str) -> int:
     return int(text.partition("[")[2].partition("]")[0])
+
+
+def last_records(url: str) -> dict[int, tuple[int, Value]]:
+    """The last record of each log that is not empty, as somebody new finds it: partition -> offset, value."""
+    tps = [TopicPartition(TOPIC, number) for number in range(PARTITIONS)]
+    found: dict[int, tuple[int, Value]] = {}
+    with Consumer(url=url) as consumer:
+        consumer.assign(tps)
+        ends = consumer.end_offsets(tps)
+        for tp, end in ends.items():
+            consumer.seek(tp, max(0, end - 1))
+        while any(
+            start < ends[tp] and tp.partition not in found for tp, start in consumer.beginning_offsets(tps).items()
+        ):
+            for tp, records in consumer.poll(200).items():
+                found.setdefault(tp.partition, (records[0].offset, Value.parse(records[0].value)))
+    return found
 
 
 def drain(history: History, url: str) -> None:

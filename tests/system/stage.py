@@ -137,6 +137,12 @@ class Stage:
         if cut:
             self.front.kill_all()
 
+    def lead_back(self) -> None:
+        """Lead the clients to the other one, which is a primary still."""
+        self.servers.reverse()
+        self.front.point_at(self.primary.url)
+        self.front.kill_all()
+
     def port(self, server: Server) -> int:
         """Where it listens."""
         return int(server.url.rpartition(":")[2].partition("/")[0])

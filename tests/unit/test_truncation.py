@@ -17,11 +17,14 @@ from streamlayer._core.truncation import Acknowledged, diverged_at
         ("1:a:0,2:b:6", "1:a:0,2:c:5", 5),  # the epoch's own beginning was lost, and its number given again
         ("1:a:0,2:b:6", "1:a:0,2:b:6,3:a:9", 9),
         ("1:a:0", "9:x:50,10:y:60", None),
+        ("1:a:0,2:b:6", "1:a:0", 6),  # it was with another primary
+        ("1:a:0,2:b:6", "1:a:0,2:c:9", 6),  # the same, and this one has begun a new life since
+        ("1:a:0,2:b:6", "2:b:6,3:c:9", 9),  # an old one is forgotten
         ("1::0", "1::0", math.inf),  # nobody may ask the server who it is
     ],
 )
 def test_where_a_log_parts_from_what_it_was(before: str, now: str, point: float | None) -> None:
-    """Behind the newest epoch that both know; nowhere if the log has no newer one; unknown if they share none."""
+    """Behind the newest epoch that both know; nowhere if neither has a newer one; unknown if they share none."""
     assert diverged_at(before, now) == point
 
 
@@ -45,6 +48,17 @@ def test_a_loss_is_told_once_and_with_numbers() -> None:
 def test_a_loss_is_seen_though_others_have_appended_past_it() -> None:
     """The offsets alone would not tell."""
     assert told((0, 10, "1:a:0"), (40, 1, "1:a:0,2:b:7")) == [None, (7, 3)]
+
+
+def test_a_loss_is_seen_though_the_log_has_no_epoch_for_it() -> None:
+    """Acknowledged up to 10 by another primary, from 7 on; this one is longer, or not so long."""
+    for base in (7, 40):
+        assert told((0, 7, "1:a:0"), (7, 3, "1:a:0,2:b:7"), (base, 1, "1:a:0"), (base + 1, 1, "1:a:0")) == [
+            None,
+            None,
+            (7, 3),
+            None,
+        ]
 
 
 def test_without_tokens_an_offset_that_comes_again_tells() -> None:

@@ -1,0 +1,1 @@
+"""Workers: handlers, and the processes that run them. ``app.App`` is the door."""

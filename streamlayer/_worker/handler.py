@@ -1,0 +1,184 @@
+"""A handler: what its parameters want of a record, and how it is called.
+
+The rule: a value that does not fit is ``InvalidRecordError``, before the handler is called; whatever else is raised
+is the handler's own.
+"""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+
+from streamlayer._types import ConsumerRecord
+from streamlayer.errors import ConfigurationError, StreamlayerError
+
+Record = ConsumerRecord[Any, Any]
+Reader = Callable[[Record], Any]
+
+
+class InvalidRecordError(StreamlayerError):
+    """A record's value is not what the handler's annotation says. It is not tried again."""
+
+
+class Handler:
+    """A user's function.
+
+    :ivar name: as logs call it.
+    :ivar call: the function.
+    :ivar is_async: whether what it returns is awaited; else it runs in a thread.
+    :ivar takes_batches: whether it takes lists.
+    :ivar reader: what it is given of a record, by parameter.
+    :raises ConfigurationError: a parameter has no annotation, or one that says nothing.
+    """
+
+    def __init__(self, call: Callable[..., Any], names: Mapping[str, Any]) -> None:
+        self.call = call
+        self.name = getattr(call, "__qualname__", None) or repr(call)
+        self.is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
+            getattr(call, "__call__", None)  # noqa: B004 - an object with an async __call__
+        )
+        self.takes_batches = False
+        self._readers: dict[str, Reader] = {}
+        self._positional: list[str] = []
+        self._read_parameters(names)
+        self.only: Reader | None = self._readers[self._positional[0]] if len(self._readers) == 1 else None
+
+    def _read_parameters(self, names: Mapping[str, Any]) -> None:
+        batches: set[bool] = set()
+        wants_value = False
+        for parameter in inspect.signature(self.call).parameters.values():
+            if parameter.kind in {parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD}:
+                continue
+            if parameter.default is not parameter.empty:
+                continue  # it is the user's own
+            annotation = self._annotation(parameter, names)
+            if annotation is None or parameter.kind is parameter.KEYWORD_ONLY:
+                self._refuse(parameter, "it needs an annotation, and to be positional")
+            item = _list_item(annotation)
+            batches.add(item is not None)
+            reader, is_value = self._reader(parameter, annotation if item is None else item)
+            if is_value and wants_value:
+                self._refuse(parameter, "there is one for the value already")
+            wants_value = wants_value or is_value
+            self._readers[parameter.name] = reader
+            self._positional.append(parameter.name)
+        if not self._readers:
+            msg = f"handler {self.name} takes nothing: give it a parameter for the value, such as `order: Order`"
+            raise ConfigurationError(msg)
+        if len(batches) > 1:
+            msg = f"handler {self.name} mixes lists and single values: a batch is list[…] in every parameter"
+            raise ConfigurationError(msg)
+        self.takes_batches = batches.pop()
+
+    def _annotation(self, parameter: inspect.Parameter, names: Mapping[str, Any]) -> Any:
+        annotation = parameter.annotation
+        if annotation is parameter.empty:
+            return None
+        if isinstance(annotation, str):
+            inner = inspect.unwrap(self.call)
+            known = {**getattr(inner, "__globals__", {}), **names}
+            try:
+                annotation = eval(annotation, known)  # noqa: S307 - the user's own annotation, as typing does
+            except Exception as error:  # noqa: BLE001 - whatever it is, the annotation cannot be read
+                self._refuse(parameter, f"its annotation {parameter.annotation!r} cannot be read: {error}")
+        return annotation
+
+    def _reader(self, parameter: inspect.Parameter, annotation: Any) -> tuple[Reader, bool]:
+        if annotation is ConsumerRecord or typing.get_origin(annotation) is ConsumerRecord:
+            return _itself, False
+        plain, optional = _without_none(annotation)
+        if plain is bytes:
+            return (_value if optional else _value_needed), True
+        if plain is str:
+            return (_text if optional else _text_needed), True
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(annotation)
+        except PydanticUserError as error:
+            self._refuse(parameter, f"{annotation!r} is nothing that pydantic validates: {error}")
+        return _validator(adapter), True
+
+    def _refuse(self, parameter: inspect.Parameter, why: str) -> typing.NoReturn:
+        msg = (
+            f"handler {self.name}, parameter {parameter.name}: {why}. A parameter is a pydantic model (or what "
+            "pydantic validates from JSON), bytes, str, dict, ConsumerRecord, or a list of one of them"
+        )
+        raise ConfigurationError(msg)
+
+    def arguments(self, record: Record) -> list[Any]:
+        """What to call it with for a record.
+
+        :raises InvalidRecordError: the value does not fit.
+        """
+        return [reader(record) for reader in self._readers.values()]
+
+    def batch(self, arguments: Sequence[list[Any]]) -> list[list[Any]]:
+        """What to call it with for the records that these are the arguments of."""
+        return [list(column) for column in zip(*arguments, strict=True)]
+
+
+_NONE: Final = type(None)
+
+
+def _list_item(annotation: Any) -> Any:
+    """Of what a list is; ``None`` if the annotation is none."""
+    if annotation is list:
+        return dict
+    if typing.get_origin(annotation) is list:
+        return typing.get_args(annotation)[0]
+    return None
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if typing.get_origin(annotation) in {typing.Union, types.UnionType}:
+        rest = [arg for arg in typing.get_args(annotation) if arg is not _NONE]
+        if len(rest) == 1:
+            return rest[0], len(rest) < len(typing.get_args(annotation))
+    return annotation, False
+
+
+def _itself(record: Record) -> Record:
+    return record
+
+
+def _value(record: Record) -> Any:
+    return record.value
+
+
+def _value_needed(record: Record) -> Any:
+    if record.value is None:
+        msg = "the value is null"
+        raise InvalidRecordError(msg)
+    return record.value
+
+
+def _text(record: Record) -> Any:
+    return None if record.value is None else _text_needed(record)
+
+
+def _text_needed(record: Record) -> str:
+    try:
+        return str(_value_needed(record), "utf-8")
+    except UnicodeDecodeError as error:
+        msg = f"the value is not UTF-8: {error}"
+        raise InvalidRecordError(msg) from error
+
+
+def _validator(adapter: TypeAdapter[Any]) -> Reader:
+    from_json, from_python = adapter.validate_json, adapter.validate_python
+
+    def validated(record: Record) -> Any:
+        value = record.value
+        try:
+            return from_python(None) if value is None else from_json(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            at = ".".join(map(str, first["loc"]))
+            msg = f"the value is not valid{' at ' + at if at else ''}: {first['msg']} ({error.error_count()} in all)"
+            raise InvalidRecordError(msg) from error
+
+    return validated

@@ -1,0 +1,408 @@
+"""``Pool``: calls a handler for the records of partitions, so many calls at a time, and sees each record to its end.
+
+A record's end is one of three: the handler returned and what it returned is in its topic; it is a dead letter; or its
+partition went to another member, who handles it. Which records may be handled is the lanes' to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable
+from functools import partial
+from typing import Any, Final
+
+from streamlayer._async.producer import Producer
+from streamlayer._core.lanes import Job, Lanes, Record
+from streamlayer._core.refusals import where
+from streamlayer._waiting import aio as waiting
+from streamlayer._waiting.aio import RecordFuture
+from streamlayer._worker import dead_letters
+from streamlayer._worker.declared import Declared
+from streamlayer._worker.handler import InvalidRecordError
+from streamlayer._worker.outputs import outputs
+from streamlayer._worker.threads import Threads
+
+logger = logging.getLogger("streamlayer")
+
+TURN_S: Final = 0.005
+"""After this long without waiting, a call gives the event loop a turn."""
+SLOW_S: Final = 60.0
+"""A call that runs for longer is told of, once."""
+
+
+class Pool:
+    """The calls of one handler.
+
+    :param declared: the handler, and how it is run.
+    :param producer: for what it returns, and for dead letters.
+    :param finished: told of each partition of which records were done.
+    """
+
+    def __init__(self, declared: Declared, producer: Producer[Any, Any], finished: Callable[[Lanes], None]) -> None:
+        self._declared, self._handler = declared, declared.handler
+        self._producer = producer
+        self._finished = finished
+        self._at_once = declared.at_once
+        self._loop = asyncio.get_running_loop()
+        self._queue: deque[Lanes] = deque()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._calling = 0
+        self._timers: dict[Job, asyncio.TimerHandle] = {}
+        self._batch_timer: asyncio.TimerHandle | None = None
+        self._turn_at = 0.0
+        self._settled = waiting.Signal()
+        self._threads = (
+            None if self._handler.is_async else Threads(declared.concurrency, f"handler-{self._handler.name}")
+        )
+        self._slow: set[Job] = set()
+        self.stuck: dict[Job, str] = {}
+        """Jobs that failed in all their attempts and are not dead letters yet, and why."""
+
+    # --- what is called ----------------------------------------------------------------------------------------------
+
+    def offer(self, lanes: Lanes) -> None:
+        """Call the handler for what is available of a partition, as soon as there is room."""
+        if lanes.available and not lanes.queued:
+            lanes.queued = True
+            self._queue.append(lanes)
+        while self._calling < self._declared.concurrency and self._queue:
+            job = self._take()
+            if job is None:
+                return
+            self._calling += 1
+            self._spawn(self._call_on(job))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._loop.call_exception_handler({"message": f"{self._handler.name}: {error!r}", "exception": error})
+
+    def _take(self) -> Job | None:
+        """The next job, partitions in turn."""
+        now = waiting.monotonic_ms() if self._at_once > 1 else 0
+        due: int | None = None
+        for _ in range(len(self._queue)):
+            lanes = self._queue.popleft()
+            if not lanes.available:
+                lanes.queued = False
+                continue
+            if now and lanes.available < self._at_once and now < (ripe := lanes.since + self._declared.batch_wait_ms):
+                self._queue.append(lanes)
+                due = ripe if due is None else min(due, ripe)
+                continue
+            job = lanes.take(self._at_once)
+            if lanes.available:
+                self._queue.append(lanes)
+                lanes.since = now
+            else:
+                lanes.queued = False
+            if job is not None:
+                return job
+        if due is not None and self._batch_timer is None:
+            self._batch_timer = self._loop.call_later((due - now) / 1000, self._batch_due)
+        return None
+
+    def _batch_due(self) -> None:
+        self._batch_timer = None
+        if self._queue:
+            self.offer(self._queue[0])
+
+    async def _call_on(self, job: Job | None) -> None:
+        """Call the handler for one job after another, as long as there is one."""
+        try:
+            while job is not None:
+                job.began = self._loop.time()
+                if job.began - self._turn_at > TURN_S:
+                    await waiting.give_turn()
+                    self._turn_at = self._loop.time()
+                await (self._call_singly(job) if job.singly else self._call(job))
+                job.began = 0.0
+                job = self._take()
+        except asyncio.CancelledError:
+            if job is not None:
+                self._abandon(job)
+            raise
+        finally:
+            self._calling -= 1
+
+    async def _call(self, job: Job) -> None:
+        try:
+            if self._handler.takes_batches:
+                arguments = await self._batch(job)
+            else:
+                arguments = self._handler.arguments(job.records[0]) if job.records else []
+            records = job.records
+            result = await self._run(arguments) if records else None
+            sent = [] if result is None or job.void else await self._send(result, records)
+        except InvalidRecordError as error:
+            self._failed_to_read(job, error)
+        except Exception as error:  # noqa: BLE001 - whatever a handler raises is the record's trouble, not the worker's
+            self._failed(job, error)
+        except asyncio.CancelledError as error:
+            if (task := asyncio.current_task()) is not None and task.cancelling():
+                raise
+            self._failed(job, RuntimeError(f"the handler was cancelled from within: {error!r}"))
+        else:
+            job.owner.finish(job)
+            if sent:
+                job.sending = len(sent)
+                for future in sent:
+                    future.add_done_callback(partial(self._sent, job))
+            else:
+                self._complete(job)
+            self.offer(job.owner)
+
+    async def _batch(self, job: Job) -> list[Any]:
+        """What to call the handler with. Records that do not fit are dead letters first."""
+        rows: list[list[Any]] = []
+        for record in list(job.records):
+            try:
+                rows.append(self._handler.arguments(record))
+            except InvalidRecordError as error:
+                if self._declared.dead_letter is None or not await self._bury(job, record, error, 0):
+                    raise
+                self._complete(job, [record])
+        return self._handler.batch(rows)
+
+    async def _run(self, arguments: list[Any]) -> Any:
+        if self._threads is not None:
+            return await self._threads.call(self._handler.call, arguments)
+        if self._declared.timeout_ms is None:
+            return await self._handler.call(*arguments)
+        limit = asyncio.timeout(self._declared.timeout_ms / 1000)
+        try:
+            async with limit:
+                return await self._handler.call(*arguments)
+        except TimeoutError as error:
+            if limit.expired():
+                msg = f"it took longer than timeout_ms={self._declared.timeout_ms}"
+                raise TimeoutError(msg) from error
+            raise
+
+    async def _send(self, result: Any, records: list[Record]) -> list[RecordFuture]:
+        batch = self._handler.takes_batches
+        return [
+            await self._producer.send(
+                str(output.topic),
+                output.value,
+                output.key,
+                partition=output.partition,
+                timestamp_ms=output.timestamp_ms,
+                headers=output.headers,
+            )
+            for output in outputs(result, records, self._declared.to, batch=batch)
+        ]
+
+    def _sent(self, job: Job, future: RecordFuture) -> None:
+        """One result of a job is in the log, or is not."""
+        job.error = job.error or future.exception()
+        job.sending -= 1
+        if job.sending:
+            return
+        error, job.error = job.error, None
+        if error is None:
+            self._complete(job)
+        else:
+            self._failed(job, error)
+
+    def _complete(self, job: Job, records: list[Record] | None = None) -> None:
+        job.owner.done(job, records)
+        if self.stuck:
+            self.stuck.pop(job, None)
+        self._settle(job)
+
+    def _settle(self, job: Job) -> None:
+        self._settled.set()
+        self._finished(job.owner)
+
+    # --- what fails --------------------------------------------------------------------------------------------------
+
+    def _failed(self, job: Job, error: Exception) -> None:
+        """The handler raised, or what it returned could not be sent."""
+        job.attempts += 1
+        owner = job.owner
+        for record in job.records:
+            owner.progress.attempts[record.offset] = job.attempts
+        if self._over(job):
+            return
+        retries, more = self._declared.retries, job.attempts < self._declared.retries.attempts
+        place = self._place(job)
+        said = f"{place}: {self._handler.name} failed, attempt {job.attempts}: {_told(error)}"
+        if more:
+            wait = retries.wait_ms(job.attempts, random.random())
+            logger.warning("%s. Again in %d ms", said, wait, exc_info=error if job.attempts == 1 else None)
+        elif len(job.records) > 1:
+            logger.warning("%s. Its records are tried one at a time", said)
+            job.singly, wait = True, 0.0
+        elif self._declared.dead_letter is not None:
+            self._spawn(self._bury_job(job, error))
+            return
+        else:
+            wait = self._hold(job, said, error)
+        self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
+
+    def _failed_to_read(self, job: Job, error: InvalidRecordError) -> None:
+        """A value does not fit: it is of no use to try again."""
+        if self._over(job):
+            return
+        if self._declared.dead_letter is not None:
+            self._spawn(self._bury_job(job, error))
+            return
+        job.attempts += 1
+        wait = self._hold(job, f"{self._place(job)}: {error}", error)
+        self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
+
+    def _hold(self, job: Job, said: str, error: Exception) -> float:
+        """Nothing else can be done with a record: it is tried for ever, for it must not be lost."""
+        retries = self._declared.retries
+        wait = retries.wait_ms(job.attempts, random.random())
+        logger.error("%s. There is no dead_letter= to put it into: it is kept, and tried again in %d ms", said, wait)
+        self.stuck[job] = f"{self._place(job)}: {_told(error)}"
+        return wait
+
+    def _over(self, job: Job) -> bool:
+        """Whether the job's partition is given up or gone: whoever has it next handles its records."""
+        if not (job.owner.closing or job.void):
+            return False
+        self._abandon(job)
+        return True
+
+    def _abandon(self, job: Job) -> None:
+        job.owner.withdraw(job)
+        self.stuck.pop(job, None)
+        self._settled.set()
+
+    def _again(self, job: Job) -> None:
+        del self._timers[job]
+        if not job.records:
+            self.stuck.pop(job, None)
+        job.owner.again(job)
+        self.offer(job.owner)
+
+    async def _call_singly(self, job: Job) -> None:
+        """A batch that keeps failing: one call for each record, the last for each that fails in it."""
+        trouble: Exception | None = None
+        for record in list(job.records):
+            if job.void or record not in job.records:
+                continue  # another's by now; or reading went back behind it
+            try:
+                result = await self._run(self._handler.batch([self._handler.arguments(record)]))
+                for future in [] if result is None or job.void else await self._send(result, [record]):
+                    await future
+            except Exception as error:  # noqa: BLE001 - as in _call
+                if self._declared.dead_letter is None or not await self._bury(job, record, error, job.attempts + 1):
+                    trouble = error
+                    break
+            self._complete(job, [record])
+        if self._over(job):
+            return
+        if trouble is None:
+            job.owner.finish(job)
+            self._complete(job)
+            self.offer(job.owner)
+        else:
+            job.attempts += 1
+            wait = self._hold(job, f"{self._place(job)}: {self._handler.name} failed: {_told(trouble)}", trouble)
+            self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
+
+    # --- dead letters ------------------------------------------------------------------------------------------------
+
+    async def _bury_job(self, job: Job, error: Exception) -> None:
+        """Put all records of a job among the dead letters; its lanes go on when they are there."""
+        attempts = 0 if isinstance(error, InvalidRecordError) else job.attempts
+        try:
+            buried = [await self._bury(job, record, error, attempts) for record in list(job.records)]
+        except asyncio.CancelledError:
+            self._abandon(job)
+            raise
+        if not all(buried):
+            self._abandon(job)
+            return
+        job.owner.finish(job)
+        self._complete(job)
+        self.offer(job.owner)
+
+    async def _bury(self, job: Job, record: Record, error: Exception, attempts: int) -> bool:
+        """Put a record among the dead letters, as often as it takes.
+
+        :returns: whether it is there; if not, its partition was given up meanwhile.
+        """
+        topic = str(self._declared.dead_letter)
+        place = f"{where(record.topic, record.partition)}, offset {record.offset}"
+        headers = dead_letters.headers(record, self._declared.group_id, error, attempts)
+        failures = 0
+        self.stuck[job] = f"{place}: on its way to {topic}: {_told(error)}"
+        while not job.void:
+            try:
+                await self._producer.send_and_wait(topic, record.value, record.key, headers=headers)
+            except Exception as trouble:  # noqa: BLE001 - the record is kept whatever it is
+                failures += 1
+                wait = self._declared.retries.wait_ms(failures, random.random())
+                self.stuck[job] = said = f"{place}: not put into {topic}: {_told(trouble)}"
+                logger.error("%s. It is kept, and tried again in %d ms", said, wait)  # noqa: TRY400 - the line says it
+                if job.owner.closing:
+                    break
+                await waiting.sleep_ms(wait)
+            else:
+                logger.error("%s: is in %s now: %s", place, topic, _told(error))
+                return True
+        return False
+
+    # --- ends --------------------------------------------------------------------------------------------------------
+
+    async def settle(self, partitions: list[Lanes], timeout_ms: float) -> bool:
+        """Wait for what runs of partitions; what waits for its next attempt is left to whoever has them next.
+
+        :returns: whether all has ended.
+        """
+        given_up = set(map(id, partitions))
+        for job in [job for job in self._timers if id(job.owner) in given_up]:
+            self._timers.pop(job).cancel()
+            self._abandon(job)
+        deadline = self._loop.time() + timeout_ms / 1000
+        while any(lanes.jobs for lanes in partitions):
+            left = deadline - self._loop.time()
+            if left <= 0:
+                return False
+            await self._settled.wait(left * 1000)
+        return True
+
+    def tell_slow(self, partitions: Iterable[Lanes]) -> None:
+        """Say which calls have run for long."""
+        limit = self._loop.time() - SLOW_S
+        running = {job for lanes in partitions for job in lanes.jobs if job.began}
+        for job in running:
+            if job.began < limit and job not in self._slow:
+                self._slow.add(job)
+                logger.warning("%s: %s has been running for %d s", self._place(job), self._handler.name, SLOW_S)
+        self._slow &= running
+
+    async def close(self) -> None:
+        """Cancel what still runs."""
+        for timer in (*self._timers.values(), *filter(None, [self._batch_timer])):
+            timer.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._threads is not None:
+            self._threads.close()
+
+    def _place(self, job: Job) -> str:
+        if not job.records:
+            return where(*job.owner.tp)
+        first, last = job.records[0].offset, job.records[-1].offset
+        offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
+        return f"{where(*job.owner.tp)}, {offsets}"
+
+
+def _told(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,150 @@
+"""`Progress`: what may be committed, and what a commit says of the records above it."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamlayer._core.progress import NOTHING, Kept, Progress, from_metadata
+
+
+def accepted(count: int, start: int = 0) -> Progress:
+    """So many records were read, from `start` on."""
+    progress = Progress(start)
+    for offset in range(start, start + count):
+        progress.accept(offset)
+    return progress
+
+
+def test_in_order_it_moves_by_one() -> None:
+    """Each record that is done next may be committed at once, and nothing lies above."""
+    progress = accepted(3)
+    for offset in range(3):
+        progress.done(offset)
+        assert (progress.next, progress.ranges, progress.to_metadata("1:a:0")) == (offset + 1, 0, "")
+
+
+def test_only_the_contiguous_part_may_be_committed() -> None:
+    """While one record is not done, nothing behind it is committed, however much is done."""
+    progress = accepted(5)
+    for offset in (4, 1, 2):
+        progress.done(offset)
+    assert (progress.next, progress.ranges) == (0, 2)
+    progress.done(0)
+    assert (progress.next, progress.ranges) == (3, 1)
+    progress.done(3)
+    assert (progress.next, progress.ranges) == (5, 0)
+
+
+def test_done_twice_is_done_once() -> None:
+    """A record that is told done again changes nothing, below `next` or above."""
+    progress = accepted(5)
+    for offset in (0, 3, 3, 0):
+        progress.done(offset)
+    assert (progress.next, progress.ranges) == (1, 1)
+
+
+def test_offsets_that_are_not_in_the_log_count_as_done() -> None:
+    """Retention removed 3 to 9: reading went on at 10, and the commit is not stuck at the hole."""
+    progress = accepted(3)
+    progress.accept(10)
+    for offset in (0, 1, 2):
+        progress.done(offset)
+    assert progress.next == 10
+
+
+@given(st.lists(st.integers(0, 60), unique=True), st.integers(0, 1000))
+def test_it_agrees_with_a_set(order: list[int], start: int) -> None:
+    """Whatever ends in whatever order: `next` is the first that is not done, and the text tells the rest exactly."""
+    progress = accepted(61, start)
+    done: set[int] = set()
+    for offset in order:
+        progress.done(start + offset)
+        done.add(start + offset)
+        first = next(at for at in range(start, start + 62) if at not in done)
+        assert progress.next == first
+        kept = from_metadata(progress.to_metadata("3:t:0"), progress.next)
+        told = {at for begin, end in kept.ranges for at in range(begin, end)}
+        assert told == {at for at in done if at > first}
+        assert all(begin < end for begin, end in kept.ranges)
+        assert len(kept.ranges) == progress.ranges
+
+
+@given(st.lists(st.integers(0, 60), unique=True), st.integers(0, 61), st.lists(st.integers(0, 60), unique=True))
+def test_going_back_forgets_what_was_done_from_there(before: list[int], back: int, after: list[int]) -> None:
+    """The server lost its end from `back` on: what is read under these offsets now is not done by what was before."""
+    progress = accepted(61)
+    for offset in before:
+        progress.done(offset)
+    progress.rewind(back)
+    done = {offset for offset in before if offset < back}
+    for offset in range(back, 61):
+        progress.accept(offset)
+    for offset in after:
+        progress.done(offset)
+        done.add(offset)
+    assert progress.next == next(at for at in range(62) if at not in done)
+
+
+def test_who_goes_on_skips_what_is_done() -> None:
+    """An owner that resumes at the committed offset is told which records above it were done, and attempts go on."""
+    first = accepted(10)
+    for offset in (0, 2, 3, 7):
+        first.done(offset)
+    first.attempts[5] = 4
+    text = first.to_metadata("2:abc:0")
+    second = Progress(first.next, from_metadata(text, first.next))
+    assert [offset for offset in range(1, 10) if second.resuming(offset)] == [2, 3, 7]
+    assert second.attempts == {5: 4}
+
+
+def test_what_is_not_read_again_yet_is_told_on() -> None:
+    """An owner that stops before it came to all of them hands the rest on."""
+    text = "streamlayer-progress/1 2:abc:0 1+2,6+1 -"
+    second = Progress(1, from_metadata(text, 1))
+    second.accept(1)
+    second.done(1)
+    for offset in (2, 3):
+        assert second.resuming(offset)
+        second.accept(offset)
+        second.done(offset)
+    assert not second.resuming(4)
+    assert second.next == 4
+    assert from_metadata(second.to_metadata("9:new:0"), 4) == Kept("2:abc:0", ((7, 8),), {})
+
+
+def test_ranges_count_up_to_where_the_logs_part() -> None:
+    """A later epoch, or another server's, may have other records under the same offsets: they are not skipped."""
+    progress = Progress(0, Kept("1:aa:0,2:bb:4", ((3, 9),), {}))
+    assert progress.trusts(8, "1:aa:0,2:bb:4")
+    assert progress.trusts(3, "1:aa:0")
+    assert progress.trusts(5, "1:aa:0,2:bb:4,3:cc:6")
+    assert not progress.trusts(6, "1:aa:0,2:bb:4,3:cc:6")
+    assert not progress.trusts(5, "1:aa:0")
+    assert not progress.trusts(5, "1:aa:0,2:dd:4")
+    assert not progress.trusts(3, "9:ee:0")
+    assert not progress.trusts(3, "")
+    assert Progress(0, Kept("", ((5, 6),), {})).trusts(5, "")
+    assert not Progress(0, Kept("", ((5, 6),), {})).trusts(5, "1:aa:0")
+
+
+@given(st.text(max_size=60))
+def test_a_text_of_somebody_else_says_nothing(text: str) -> None:
+    """Whatever stands in the metadata, reading it does not fail."""
+    assert from_metadata(text, 5) == NOTHING
+    from_metadata(f"streamlayer-progress/1 {text}", 5)
+
+
+def test_the_text_fits_even_in_the_worst_case() -> None:
+    """A thousand ranges far apart, and an attempt for each record between: the ranges stay, the attempts may go."""
+    progress = Progress(0)
+    for at in range(1000):
+        progress.accept(at * 10**9)
+    progress = Progress(0)
+    progress.high = 10**13
+    for at in range(1, 1001):
+        progress.done(at * 10**9)
+        progress.attempts[at * 10**9 + 1] = 3
+    text = progress.to_metadata("12:0123456789abcdef:0")
+    assert len(text) < 32_768
+    assert len(from_metadata(text, 0).ranges) == 1000

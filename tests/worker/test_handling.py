@@ -1,0 +1,253 @@
+"""What handlers are given, what becomes of what they return, and how many run at a time in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from streamlayer import App, ConsumerRecord, ProducerRecord
+from tests.waiting import aio_wait_until
+from tests.worker.diary import committed, produce, stored, until_done, work
+
+
+class Order(BaseModel):
+    """What most handlers take."""
+
+    id: int
+
+
+class Invoice(BaseModel):
+    """What they return."""
+
+    order: int
+
+
+def order(number: int) -> bytes:
+    """An order as it is stored."""
+    return b'{"id":%d}' % number
+
+
+async def test_a_model_comes_in_and_a_model_goes_out(aio_args: dict[str, Any]) -> None:
+    """The value is validated, the result is JSON under the same key, and the decorator returns the function itself."""
+    app = App(**aio_args)
+    seen: list[tuple[Order, ConsumerRecord]] = []
+
+    async def bill(order: Order, record: ConsumerRecord) -> Invoice:
+        seen.append((order, record))
+        return Invoice(order=order.id)
+
+    assert app.consumer("orders", group_id="billing", to="invoices")(bill) is bill
+    await produce(aio_args, "orders", map(order, range(20)), keys=3)
+    async with app:
+        await until_done(aio_args, "billing", app)
+    assert [(each.id, record.offset, record.key) for each, record in seen] == [
+        (i, i, b"k%d" % (i % 3)) for i in range(20)
+    ]
+    made = sorted(await stored(aio_args, "invoices"), key=lambda record: int(record.value[9:-1]))
+    assert [(record.key, record.value) for record in made] == [
+        (b"k%d" % (i % 3), b'{"order":%d}' % i) for i in range(20)
+    ]
+
+
+async def test_arguments_by_annotation(aio_args: dict[str, Any]) -> None:
+    """Bytes, text, dict, the record alone, a null where it is allowed, and parameters in any order."""
+    app = App(**aio_args)
+    seen: dict[str, list[Any]] = defaultdict(list)
+
+    @app.consumer("t", group_id="bytes")
+    async def raw(value: bytes) -> None:
+        seen["bytes"].append(value)
+
+    @app.consumer("t", group_id="str")
+    async def text(value: str) -> None:
+        seen["str"].append(value)
+
+    @app.consumer("t", group_id="dict")
+    async def parsed(record: ConsumerRecord, value: dict[str, int]) -> None:
+        seen["dict"].append((record.offset, value))
+
+    @app.consumer("t", group_id="record")
+    async def whole(record: ConsumerRecord[bytes, bytes]) -> None:
+        seen["record"].append(record.value)
+
+    @app.consumer("t", group_id="optional")
+    async def maybe(value: Order | None, *, extra: int = 3) -> None:
+        seen["optional"].append(value)
+
+    await produce(aio_args, "t", [order(1)])
+    async with app:
+        for group in ("bytes", "str", "dict", "record", "optional"):
+            await until_done(aio_args, group, app)
+    assert seen == {
+        "bytes": [order(1)],
+        "str": ['{"id":1}'],
+        "dict": [(0, {"id": 1})],
+        "record": [order(1)],
+        "optional": [Order(id=1)],
+    }
+
+
+async def test_what_a_handler_may_return(aio_args: dict[str, Any]) -> None:
+    """Nothing, bytes, text, JSON; a record with its own key and topic; several of them."""
+    app = App(**aio_args)
+    results: list[Any] = [
+        None,
+        b"raw",
+        "text",
+        {"a": [1]},
+        ProducerRecord(value=b"other key", key="own"),
+        ProducerRecord(value=b"no key", key=None),
+        ProducerRecord("elsewhere", b"there", headers={"h": b"1"}),
+        [ProducerRecord(value=b"one"), ProducerRecord(value=b"two", key=b"2")],
+    ]
+
+    @app.consumer("t", group_id="g", to="out")
+    async def handle(value: bytes) -> Any:
+        return results[int(value)]
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(len(results))], keys=1)
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert sorted((record.value, record.key) for record in await stored(aio_args, "out")) == sorted(
+        [
+            (b"raw", b"k0"),
+            (b"text", b"k0"),
+            (b'{"a":[1]}', b"k0"),
+            (b"other key", b"own"),
+            (b"no key", None),
+            (b"one", b"k0"),
+            (b"two", b"2"),
+        ],
+        key=lambda pair: pair[0],
+    )
+    (there,) = await stored(aio_args, "elsewhere")
+    assert (there.value, there.key, there.headers) == (b"there", b"k0", (("h", b"1"),))
+
+
+async def test_batches(aio_args: dict[str, Any]) -> None:
+    """Lists of at most `batch_size`, in order; a short one comes after its wait; results have their records' keys."""
+    app = App(**aio_args)
+    seen: list[list[int]] = []
+
+    @app.consumer("t", group_id="g", to="out", batch_size=8, batch_wait_ms=50)
+    async def handle(orders: list[Order], records: list[ConsumerRecord]) -> list[Invoice]:
+        assert [each.id for each in orders] == [record.offset for record in records]
+        seen.append([each.id for each in orders])
+        return [Invoice(order=each.id) for each in orders]
+
+    await produce(aio_args, "t", map(order, range(20)), keys=3)
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert [len(batch) for batch in seen] == [8, 8, 4]
+    assert [each for batch in seen for each in batch] == list(range(20))
+    made = await stored(aio_args, "out")
+    assert {(record.key, record.value) for record in made} == {
+        (b"k%d" % (i % 3), b'{"order":%d}' % i) for i in range(20)
+    }
+
+
+async def test_plain_functions_run_in_threads(aio_args: dict[str, Any]) -> None:
+    """They block side by side, so many as `concurrency` says, and never in the event loop's thread."""
+    app = App(**aio_args)
+    meeting = threading.Barrier(4, timeout=10)
+    threads: set[int] = set()
+
+    @app.consumer("t", group_id="g", concurrency=4, ordering="none", to="out")
+    def handle(value: bytes) -> bytes:
+        meeting.wait()
+        threads.add(threading.get_ident())
+        return value
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(16)])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert len(threads) <= 4
+    assert threading.get_ident() not in threads
+    assert len(await stored(aio_args, "out")) == 16
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key"])
+async def test_order_holds_whatever_takes_how_long(aio_args: dict[str, Any], ordering: Any) -> None:
+    """Handlers of random length, retried at random: each partition, or each key, is finished in its order."""
+    app = App(**aio_args)
+    began: dict[Any, list[int]] = defaultdict(list)
+    ended: dict[Any, list[int]] = defaultdict(list)
+    together = most = 0
+
+    @app.consumer("t", group_id="g", concurrency=16, ordering=ordering)
+    async def handle(record: ConsumerRecord) -> None:
+        nonlocal together, most
+        lane = record.partition if ordering == "partition" else record.key
+        began[lane].append(record.offset)
+        together += 1
+        most = max(most, together)
+        try:
+            await work(hash((record.offset, record.partition)) % 7)
+        finally:
+            together -= 1
+        ended[lane].append(record.offset)
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(400)], keys=20, partitions=4)
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert sum(map(len, ended.values())) == 400
+    for lane, offsets in ended.items():
+        assert offsets == sorted(offsets) == began[lane]
+    assert (most <= 4) if ordering == "partition" else (8 < most <= 16)
+
+
+@pytest.mark.alone
+async def test_forty_times_as_fast_as_one_at_a_time(own_server: Any) -> None:
+    """A 10 ms handler with `concurrency=64` over 4 partitions, in the order of each key."""
+    args = {"url": own_server.url}
+    rates: dict[str, float] = {}
+    order_of: dict[Any, list[int]] = defaultdict(list)
+    for name, concurrency, count in (("one", 1, 60), ("many", 64, 4000)):
+        app = App(**args)
+        times: list[float] = []
+
+        @app.consumer(name, group_id=name, concurrency=concurrency, ordering="key" if concurrency > 1 else "partition")
+        async def handle(record: ConsumerRecord, times: list[float] = times) -> None:
+            await work(10)
+            times.append(time.perf_counter())
+            order_of[record.topic, record.key].append(record.offset)
+
+        await produce(args, name, [b"x"] * count, keys=1000, partitions=4)
+        begun = time.perf_counter()
+        async with app:
+            await aio_wait_until(lambda times=times, count=count: len(times) == count, "all are handled", timeout=60)
+        rates[name] = count / (times[-1] - begun)
+    assert all(offsets == sorted(offsets) for offsets in order_of.values())
+    assert rates["many"] / rates["one"] >= 40, rates
+
+
+async def test_what_is_in_memory_is_bounded(aio_args: dict[str, Any]) -> None:
+    """One key hangs: others go on, the partition is held back at its limit, what is contiguous is committed."""
+    app = App(**aio_args)
+    gate = asyncio.Event()
+    handled: set[int] = set()
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="key")
+    async def handle(record: ConsumerRecord) -> None:
+        if record.key == b"k0":
+            await gate.wait()
+        handled.add(record.offset)
+
+    await produce(aio_args, "t", [b"x"] * 6000, keys=4)
+    async with app:
+        (runner,) = app._runners
+        await aio_wait_until(lambda: len(handled) >= 2000, "the other keys go on")
+        (lanes,) = runner._partitions.values()
+        await aio_wait_until(lambda: lanes.held and not lanes.available and lanes.unfinished > 750, "it is held")
+        assert lanes.unfinished <= 1000
+        assert lanes.progress.ranges <= 1000
+        assert (await committed(aio_args, "g")).popitem()[1][0] == 0
+        gate.set()
+        await until_done(aio_args, "g", app)
+    assert handled == set(range(6000))
