@@ -7,6 +7,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -176,6 +177,19 @@ def test_letters_go_back_once(cli: Cli, told: Told) -> None:
     assert re.findall(r"key (\w+) billing 5 (\w+)", told("dlq", "list", DEAD)[1]) == [
         ("one", "yes"), ("two", "yes"), ("three", "yes"),
     ]  # fmt: skip
+
+
+def test_bytes_go_back_as_they_were(cli: Cli, told: Told) -> None:
+    """A null value, no key, a key that is no text, a batch that was compressed: nothing is lost on the way."""
+    pairs: list[tuple[Any, bytes | None]] = [(None, b"\xff\x00"), (b"\xff" * 3000, None), (b"", b"")]
+    with Producer(**cli.where, compression_type="gzip") as producer:
+        for value, key in pairs:
+            dead = record("refunds", value, key)
+            said = dead_letters.headers(dead, "billing", NO_ANSWER, 5)
+            producer.send(DEAD, dead.value, dead.key, partition=1, headers=said)
+    assert told("dlq", "list", DEAD, "--json")[0] == 0
+    assert told("dlq", "replay", DEAD) == (0, "replayed 3 letters: 3 to refunds")
+    assert [(back.value, back.key) for back in read(cli, "refunds")] == pairs
 
 
 def test_what_was_left_out_is_replayed_later(cli: Cli, told: Told) -> None:
