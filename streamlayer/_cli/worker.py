@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from streamlayer._cli.options import DebugOption, Session, examples
-from streamlayer._worker.child import LOG_FORMAT
+from streamlayer._worker.child import set_up_logging
 from streamlayer._worker.supervisor import Supervisor
 from streamlayer._worker.target import AppNotFoundError, find_app
 
@@ -24,8 +24,13 @@ def worker(
     target: Annotated[str, typer.Argument(metavar="MODULE:APP", help="A module, and the App in it.")],
     processes: Annotated[int, typer.Option("--processes", "-n", min=1, metavar="N", help="How many processes.")] = 1,
     grace_ms: Annotated[
-        int, typer.Option(min=0, metavar="MS", help="How long handlers may take to finish when it is told to stop.")
-    ] = 30_000,
+        int | None,
+        typer.Option(
+            min=0,
+            metavar="MS",
+            help="How long handlers may take to finish when it is told to stop; else as the app says.",
+        ),
+    ] = None,
     port: Annotated[
         int | None,
         typer.Option(min=0, max=65535, metavar="N", help="Answer /health and /ready on this loopback port; 0: any."),
@@ -46,6 +51,9 @@ def worker(
         raise typer.BadParameter("a worker's namespace is its app's: App(namespace=…)", param_hint="--namespace")
     if session.url is not None:
         os.environ["STREAMLAYER_URL"] = session.url  # for an app that names no server, here and in the processes
+    root = logging.getLogger()
+    for handler in [*root.handlers]:
+        root.removeHandler(handler)  # what the module sets up holds here as in its processes
     try:
         app = find_app(target)
     except AppNotFoundError as error:
@@ -53,7 +61,16 @@ def worker(
             raise
         raise typer.BadParameter(str(error), param_hint="MODULE:APP") from None
     level = log_level.upper()
-    logging.basicConfig(format=LOG_FORMAT, level=level, force=True)
-    status = asyncio.run(Supervisor(target, app, processes=processes, grace_ms=grace_ms, port=port, level=level).run())
+    set_up_logging(level)
+    status = asyncio.run(
+        Supervisor(
+            target,
+            app,
+            processes=processes,
+            grace_ms=app.grace_ms if grace_ms is None else grace_ms,
+            port=port,
+            level=level,
+        ).run()
+    )
     if status:
         raise typer.Exit(status)

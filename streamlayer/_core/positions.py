@@ -213,7 +213,7 @@ class PartitionPosition:
         left, self.left = self.left, None
         if left is None or left.topic_id != self.topic_id:
             return False
-        self.resume(left.end, epochs_crossed(left.epochs, left.end)[0], "")
+        self.resume(left.end, epochs_crossed(left.epochs, left.end)[0], self.metadata)
         return True
 
     def crossed_at(self, offset: int) -> str:

@@ -19,13 +19,13 @@ import msgspec
 
 from streamlayer._async import session
 from streamlayer._waiting.aio import Latch
-from streamlayer._worker.reports import HEARD_MS, REPORT_MS, Report, Spec, as_line
+from streamlayer._worker.reports import HEARD_MS, ON_ITS_WAY, REPORT_MS, Report, Spec, as_line
 from streamlayer._worker.target import AppNotFoundError, Served, find_app
+from streamlayer.errors import StreamlayerError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
 OVERTIME_MS = 5000
-"""How long after its grace time an orphan is given to end by itself."""
-_DEFAULT_GRACE_MS = 30_000
+"""How long after its grace time an orphan, or what has left its groups, is given to end by itself."""
 
 logger = logging.getLogger("streamlayer")
 
@@ -47,6 +47,9 @@ def main() -> int:
     set_up_logging(spec.level)
     try:
         asyncio.run(_serve(app, spec, pipe))
+    except StreamlayerError as error:
+        logger.error("worker %d cannot go on: %s", spec.number, error)  # noqa: TRY400 - the words are enough
+        return 1
     except Exception:  # it is told here, and its supervisor starts another
         logger.exception("worker %d died", spec.number)
         return 1
@@ -62,8 +65,7 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
     stop, over = asyncio.Event(), Latch()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    grace_ms = _DEFAULT_GRACE_MS if spec.grace_ms is None else spec.grace_ms
-    threading.Thread(target=_watch, args=(pipe, loop, stop, grace_ms), name="supervisor", daemon=True).start()
+    threading.Thread(target=_watch, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True).start()
     reporter = Reporter(app, pipe)
     reporting = asyncio.create_task(reporter.run(over))
     try:
@@ -72,6 +74,7 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
         over.set()
         await reporting
         reporter.look()
+        threading.Thread(target=_end_late, name="end", daemon=True).start()
 
 
 def _watch(pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_ms: int) -> None:
@@ -83,7 +86,13 @@ def _watch(pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.E
         loop.call_soon_threadsafe(stop.set)
     except RuntimeError:
         return  # it has ended already
-    threading.Event().wait((grace_ms + OVERTIME_MS) / 1000)
+    threading.Event().wait(grace_ms / 1000)
+    _end_late()
+
+
+def _end_late() -> None:
+    """End the process if something holds it, as a thread that is no daemon does. Its place is wanted."""
+    threading.Event().wait(OVERTIME_MS / 1000)
     os._exit(1)
 
 
@@ -92,6 +101,7 @@ class Reporter:
 
     def __init__(self, app: Served, pipe: socket.socket) -> None:
         self._app, self._pipe = app, pipe
+        self._groups = set(app.groups())
         self._said: Report | None = None
         self._said_at = 0.0
         self._joined = False
@@ -106,7 +116,8 @@ class Reporter:
         """Say what there is to say. A supervisor that does not read is waited for by nobody."""
         health = self._app.health()
         members = tuple(self._app.members())
-        self._joined = self._joined or (health.ok and {group_id for group_id, _ in members} == set(self._app.groups()))
+        joined = health.ok and health.state not in ON_ITS_WAY and {group for group, _ in members} >= self._groups
+        self._joined = self._joined or joined
         report = Report(members, health.ok, health.state, health.reason, self._joined)
         now = time.monotonic()
         if not self._unsent and (report != self._said or now >= self._said_at + HEARD_MS / 1000):

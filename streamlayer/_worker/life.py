@@ -15,13 +15,12 @@ import time
 import msgspec
 
 from streamlayer._waiting.aio import Latch
-from streamlayer._worker.reports import Report, Spec, newest
+from streamlayer._worker.reports import ON_ITS_WAY, Report, Spec, newest
 
 SILENT_MS = 5000
 """A child that has said nothing for so long is stuck."""
 START_MS = 30_000
 """For so long a child may be on its way into its groups."""
-_ON_ITS_WAY = frozenset({"starting", "new", "joining"})
 
 
 class Life:
@@ -31,7 +30,7 @@ class Life:
     :ivar report: what it has said last.
     """
 
-    def __init__(self, target: str, number: int, grace_ms: int | None, level: str) -> None:
+    def __init__(self, target: str, number: int, grace_ms: int, level: str) -> None:
         self.token = secrets.token_hex(8)
         self.report = Report()
         self.ended = Latch()
@@ -101,7 +100,7 @@ class Life:
         """What is wrong with it, in words; empty if nothing is."""
         report = self.report
         silent_ms = (time.monotonic() - self.heard) * 1000
-        if report.state in _ON_ITS_WAY and self.lived_ms() < START_MS:
+        if report.state in ON_ITS_WAY and self.lived_ms() < START_MS:
             return ""
         if silent_ms > SILENT_MS:
             return f"has said nothing for {silent_ms / 1000:.0f} s: it is stopped, or a handler holds its event loop"

@@ -6,6 +6,7 @@ server is away just then, as soon as it is back. The session is the last resort,
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import time
@@ -18,6 +19,8 @@ from streamlayer._waiting.aio import Latch
 from streamlayer._worker.life import Life
 from streamlayer.errors import GroupIdNotFoundError, StreamlayerError
 
+LOOK_MS = 1000
+"""How often the connection is used."""
 PATIENCE_S = 60
 """Sessions are shorter than that: by then the server has dropped the member."""
 
@@ -37,11 +40,20 @@ class Memberships:
         self._over = over
 
     async def connect(self) -> None:
-        """Be ready. A server that is away is no failure: the children say so too, and wait for it."""
-        try:
-            await self._admin.list_groups()
-        except StreamlayerError as error:
-            logger.warning("the supervisor cannot reach the server yet: %s", error)
+        """Be ready, now and from now on, until ``over``: a connection that was lost is not found so by a removal."""
+        in_trouble = False
+        while not self._over.is_set():
+            try:
+                await self._admin.list_groups()
+            except StreamlayerError as error:
+                if not in_trouble:
+                    logger.warning("the supervisor cannot reach the server, and goes on trying: %s", error)
+                in_trouble = True
+            else:
+                if in_trouble:
+                    logger.warning("the supervisor has reached the server")
+                in_trouble = False
+            await self._over.wait(LOOK_MS)
 
     async def close(self) -> None:
         """No more."""
@@ -56,10 +68,14 @@ class Memberships:
         known: dict[str, list[str]] = {}
         for group_id, member_id in life.report.members:
             known.setdefault(group_id, []).append(member_id)
-        for group_id, ids in known.items():
-            await self._remove(who, group_id, ids, life.token, died)
-        for group_id in self._groups:
-            await self._remove(who, group_id, [], life.token, died)
+        await asyncio.gather(
+            *(self._clear(who, group, known.get(group, []), life.token, died) for group in self._groups)
+        )
+
+    async def _clear(self, who: str, group_id: str, known: list[str], token: str, died: float) -> None:
+        if known:
+            await self._remove(who, group_id, known, token, died)
+        await self._remove(who, group_id, [], token, died)
 
     async def _remove(self, who: str, group_id: str, known: list[str], token: str, died: float) -> None:
         attempt = 0
@@ -107,5 +123,5 @@ class Memberships:
                 )
                 for member in described[group_id].members
             )
-            told[group_id] = ", ".join(f"{who} has {partitions}" for who, partitions in shares)
+            told[group_id] = ", ".join(f"{who} has {partitions}" for who, partitions in shares) or "nobody is in it"
         return told

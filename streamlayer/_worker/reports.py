@@ -13,6 +13,10 @@ HEARD_MS = 1000
 """At least so often it says how it is, news or not: a child that says nothing is stuck."""
 
 
+ON_ITS_WAY = frozenset({"starting", "new", "joining"})
+"""States of who has not joined its groups yet."""
+
+
 class Spec(msgspec.Struct, frozen=True):
     """What a child is told when it starts.
 
@@ -20,7 +24,7 @@ class Spec(msgspec.Struct, frozen=True):
     :ivar number: which of the workers it is, from 1.
     :ivar pipe: the descriptor of its end of the pipe.
     :ivar token: what the ids of its members begin with.
-    :ivar grace_ms: how long what is in flight may take when it is to end; ``None``: as the app says.
+    :ivar grace_ms: how long what is in flight may take when it is to end.
     :ivar level: the least that it logs.
     """
 
@@ -28,7 +32,7 @@ class Spec(msgspec.Struct, frozen=True):
     number: int
     pipe: int
     token: str
-    grace_ms: int | None
+    grace_ms: int
     level: str
 
 

@@ -102,8 +102,10 @@ class Supervisor:
         """
         async with self._signals_taken(), self._listening():
             groups = Memberships(self._app.admin(), self._app.groups(), self._over)
-            await groups.connect()
-            beside = [asyncio.create_task(self._look_now_and_then()), asyncio.create_task(self._tell_owners(groups))]
+            beside = [
+                asyncio.create_task(work)
+                for work in (groups.connect(), self._look_now_and_then(), self._tell_owners(groups))
+            ]
             try:
                 async with asyncio.TaskGroup() as keeping:
                     for worker in self.workers:

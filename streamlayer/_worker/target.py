@@ -14,7 +14,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from traceback import extract_tb
 from types import ModuleType
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast
 
 from streamlayer._async.admin import Admin
 from streamlayer._types import Health
@@ -25,9 +25,13 @@ class AppNotFoundError(ConfigurationError):
     """``module:app`` names none."""
 
 
-@runtime_checkable
 class Served(Protocol):
     """What is used of an app."""
+
+    @property
+    def grace_ms(self) -> int:
+        """How long what is in flight may take when it is to end."""
+        ...
 
     def health(self) -> Health:
         """How its consumers are doing: the worst of them."""
@@ -67,10 +71,20 @@ def find_app(target: str) -> Served:
             found = getattr(found, attribute)
         except AttributeError:
             raise AppNotFoundError(_without(module, path)) from None
-    if not isinstance(found, Served) or isinstance(found, type):
+    if not _is_app(found):
         msg = f"{target} is no App but a {type(found).__name__}{_instead(module)}"
         raise AppNotFoundError(msg)
-    return found
+    app = cast("Served", found)
+    if not app.groups():
+        msg = f"{target} has no handlers: declare one with @{path}.consumer, in a module that {name} imports"
+        raise AppNotFoundError(msg)
+    return app
+
+
+def _is_app(found: object) -> bool:
+    """Whether it is one. Its type says so: asking the object could run anything, as a proxy does."""
+    kind = type(found)
+    return all(callable(getattr(kind, name, None)) for name in ("health", "members", "groups", "admin", "serve"))
 
 
 def _module(name: str) -> ModuleType:
@@ -102,5 +116,5 @@ def _without(module: ModuleType, path: str) -> str:
 
 
 def _instead(module: ModuleType) -> str:
-    apps = [name for name, value in vars(module).items() if isinstance(value, Served) and not isinstance(value, type)]
+    apps = [name for name, value in vars(module).items() if _is_app(value)]
     return f"; it has {', '.join(f'{module.__name__}:{name}' for name in apps)}" if apps else ""

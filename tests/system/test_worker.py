@@ -75,6 +75,7 @@ def test_a_worker_s_life(url: str, tmp_path: Path) -> None:
     assert len({(note.partition, note.offset) for note in crew.notes()}) == 100
 
 
+@pytest.mark.alone
 def test_a_killed_process(url: str, tmp_path: Path) -> None:
     """It leaves its groups at once and another takes its place: its partitions flow again within 300 ms (median)."""
     waits: list[float] = []
@@ -94,6 +95,36 @@ def test_a_killed_process(url: str, tmp_path: Path) -> None:
         crew.said(r"worker \d was taken out of group billing after \d+ ms", times=5)
         assert crew.stop() == 0
     assert statistics.median(waits) < 0.3, waits
+
+
+def test_no_thread_holds_a_place(url: str, tmp_path: Path) -> None:
+    """A process that has left its groups, and does not end since a thread of its user's goes on, ends all the same."""
+    shop = (
+        SHOP
+        + """
+threading.Thread(target=threading.Event().wait).start()
+"""
+    )
+    with WorkerCrew(url, tmp_path, shop) as crew:
+        crew.wait_until_ready()
+        pid = crew.pid(1)
+        assert pid is not None
+        os.kill(pid, signal.SIGTERM)
+        crew.said(r"worker 1 \(pid \d+\) ended with status 1")
+        crew.said(r"worker 1 started: pid \d+", times=2)
+
+
+def test_a_child_without_a_supervisor_whose_loop_is_held(url: str, tmp_path: Path) -> None:
+    """It ends too, after the grace time and what is on top of it, though no handler lets it."""
+    with WorkerCrew(url, tmp_path, STUBBORN, "--grace-ms", "0") as crew:
+        crew.wait_until_ready()
+        pid = crew.pid(1)
+        assert pid is not None
+        with Producer(url=url) as producer:
+            producer.send("orders", b"block", partition=0)
+        sync_wait_until(crew.notes, "it blocks the event loop")
+        crew.process.kill()
+        sync_wait_until(lambda: not is_alive(pid), "it has ended")
 
 
 def test_nobody_outlives_the_supervisor(url: str, tmp_path: Path) -> None:
@@ -157,7 +188,7 @@ def test_health_says_what_is_wrong(url: str, tmp_path: Path) -> None:
         crew.wait_until_ready()
         with Producer(url=url) as producer:
             producer.send("orders", b"exit", partition=0)
-        crew.said(r"worker \d \(pid \d+\) ended with status 7", times=5)
+        crew.said(r"worker \d \(pid \d+\) ended with status 7", times=4)
         assert re.search(r"worker \d starts again in \d{3,4} ms", crew.log())
         status, told = sync_wait_until(
             lambda: found if (found := crew.ask("/health"))[0] == 503 else None, "health tells that one is away"
@@ -209,6 +240,22 @@ def run(*args: str, folder: Path) -> tuple[int, str]:
     )  # fmt: skip
     assert "Traceback" not in done.stderr
     return done.returncode, " ".join((done.stdout + done.stderr).replace("│", " ").split())
+
+
+def test_a_module_that_sets_up_logging(url: str, tmp_path: Path) -> None:
+    """What it says holds for the supervisor and for the processes."""
+    shop = (
+        SHOP
+        + """
+import logging
+logging.basicConfig(format="MINE %(message)s", level="INFO")
+"""
+    )
+    with WorkerCrew(url, tmp_path, shop) as crew:
+        crew.wait_until_ready()
+        crew.said(r"(?m)^MINE bill \(billing\) got orders")
+        assert crew.stop() == 0
+        assert {line.partition(" ")[0] for line in crew.log().splitlines()} == {"MINE"}
 
 
 def test_wrong_usage(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import random
-import signal
 import statistics
 import threading
 import time
@@ -31,7 +30,7 @@ pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.timeout(300)]
 
 PARTITIONS, KEYS = 8, 64
 KILLING_S = 120.0 if THOROUGH else 12.0
-STOPS = 6 if THOROUGH else 2
+STOPS = {"SIGTERM": 6, "killed": 3, "in turn": 3} if THOROUGH else {"SIGTERM": 1, "killed": 1}
 WORKER = "--processes", "4"
 SHOP = """
 @app.consumer("orders", group_id="billing", concurrency=16, ordering="key")
@@ -173,19 +172,32 @@ def test_processes_are_killed(url: str, tmp_path: Path, capsys: pytest.CaptureFi
     assert max(repeats.values(), default=0) <= 100
 
 
-def test_stopped_and_started_again(url: str, tmp_path: Path) -> None:
-    """SIGTERM under load, and the same worker again: not one record is handled twice, none is left out."""
+@pytest.mark.parametrize("how", STOPS)
+def test_stopped_and_started_again(url: str, tmp_path: Path, how: str) -> None:
+    """SIGTERM under load, and the same worker again: not one record is handled twice, none is left out.
+
+    The same when the supervisor alone is killed, and when its processes are stopped one after the other.
+    """
     crew = WorkerCrew(url, tmp_path, SHOP, *WORKER)
     with crew:
         crew.wait_until_ready()
         with Load(url) as load:
-            for _ in range(STOPS):
+            for _ in range(STOPS[how]):
                 seen = len(crew.notes())
                 sync_wait_until(lambda seen=seen: len(crew.notes()) > seen + 1000, "it is in mid-stream")
                 pids = [int(pid) for pid in crew.said(r"worker \d started: pid (\d+)")]
-                assert crew.stop(signal.SIGTERM) == 0
-                assert [pid for pid in pids if is_alive(pid)] == []
+                if how == "in turn":
+                    for number in range(1, 5):
+                        crew.stop_one(number)
+                    continue
+                if how == "SIGTERM":
+                    assert crew.stop() == 0
+                    assert [pid for pid in pids if is_alive(pid)] == []
+                else:
+                    crew.process.kill()
+                    crew.process.wait()
                 crew.start()
+                crew.wait_until_ready()
             load.stop()
             log = read_log(url)
             all_handled(crew, log)

@@ -81,7 +81,9 @@ class WorkerCrew:
                 start_new_session=True,
             )  # fmt: skip
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            print(self.log())  # noqa: T201 - for whoever reads why the test failed
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
@@ -96,7 +98,8 @@ class WorkerCrew:
         """Wait until its log has that (a regular expression) so often; all that was found."""
         return sync_wait_until(
             lambda: found if len(found := re.findall(pattern, self.log())) >= times else None,
-            f"the log has {pattern!r}: {self.log()}",
+            f"the log has {pattern!r}",
+            timeout=30,
         )
 
     def ask(self, path: str) -> tuple[int, Any]:
@@ -111,7 +114,7 @@ class WorkerCrew:
 
     def wait_until_ready(self) -> None:
         """Until each process has joined, and the group has settled."""
-        sync_wait_until(lambda: self.ask("/ready")[0] == 200, f"ready: {self.log()}", timeout=30)
+        sync_wait_until(lambda: self.ask("/ready")[0] == 200, "all have joined", timeout=30)
 
     def pid(self, number: int) -> int | None:
         """Of worker 1, 2, …"""
@@ -138,6 +141,13 @@ class WorkerCrew:
         self.killed[pid] = time.monotonic()
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def stop_one(self, number: int) -> None:
+        """Have worker 1, 2, … end in good order, by itself; wait until another has its place in the groups."""
+        pid = sync_wait_until(lambda: self.pid(number), f"there is a worker {number}")
+        os.kill(pid, signal.SIGTERM)
+        sync_wait_until(lambda: self.pid(number) not in {pid, None}, f"there is another worker {number}")
+        self.wait_until_ready()
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Have it end in good order; its exit status."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from streamlayer._worker.target import AppNotFoundError, Served, find_app
+from streamlayer._worker.target import AppNotFoundError, find_app
 
 SHOP = """
 import asyncio
@@ -15,7 +15,10 @@ import asyncio
 class App:
     def health(self): ...
     def members(self): ...
-    def groups(self): ...
+    def groups(self):
+        return self.handlers
+
+    handlers = ["billing"]
     def admin(self): ...
     async def serve(self, stop, *, grace_ms=None): ...
 
@@ -24,6 +27,14 @@ class Group:
 
 orders = App()
 nothing = None
+
+class Proxy:
+    def __getattr__(self, name):
+        raise RuntimeError("there is nothing behind it yet")
+
+request = Proxy()
+idle = App()
+idle.handlers = []
 """
 
 
@@ -39,16 +50,18 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def test_found(shop: str) -> None:
     """In a module, and in something in it."""
-    assert isinstance(find_app(f"{shop}:orders"), Served)
-    assert isinstance(find_app(f"{shop}:Group.app"), Served)
+    assert find_app(f"{shop}:orders").groups() == ["billing"]
+    assert find_app(f"{shop}:Group.app").groups() == ["billing"]
 
 
 @pytest.mark.parametrize(
     ("path", "words"),
     [
-        ("order", "has no 'order'; it has SHOP:orders"),
-        ("Group.ap", "has no 'Group.ap'; it has SHOP:orders"),
+        ("order", "has no 'order'; it has SHOP:orders, SHOP:idle"),
+        ("Group.ap", "has no 'Group.ap'; it has SHOP:orders, SHOP:idle"),
         ("nothing", "SHOP:nothing is no App but a NoneType; it has SHOP:orders"),
+        ("idle", "SHOP:idle has no handlers: declare one with @idle.consumer"),
+        ("request", "SHOP:request is no App but a Proxy; it has SHOP:orders"),
         ("App", "SHOP:App is no App but a type"),
     ],
 )

@@ -13,6 +13,7 @@ import typer
 
 from streamlayer._cli.demo import corpus
 from streamlayer._cli.demo.crew import Crew
+from streamlayer._cli.demo.diary import TOPIC
 from streamlayer._cli.demo.screen import Screen
 from streamlayer._cli.demo.story import Story
 from streamlayer._cli.demo.workers import Job
@@ -22,7 +23,6 @@ from streamlayer.errors import ConfigurationError
 
 EXAMPLES = examples("streamlayer demo")
 
-TOPIC = "stdlib"
 MOST_LINES = 500_000
 
 
@@ -44,7 +44,7 @@ def demo(
         screen.step(f"{corpus.lines_of(files):,} lines of {len(files):,} files in {root}", "bold")
         with Server() as server, Crew() as crew:
             screen.step(
-                "2 producers write them to a topic of 8 partitions; a group of 4 processes reads them meanwhile."
+                "2 producers write them to a topic of 8 partitions; `streamlayer worker` handles them in 4 processes."
             )
             proven = Story(screen, server, crew, Job(server.url, TOPIC, root), files, Path(diaries)).run()
     if not proven:

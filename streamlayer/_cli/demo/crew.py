@@ -11,7 +11,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from streamlayer import StreamlayerError
-from streamlayer._cli.demo.workers import Failed, Read, Ready, Said, Written, work
+from streamlayer._cli.demo.workers import Ended, Failed, Ready, Said, Written, work
 
 
 class Worker:
@@ -46,6 +46,7 @@ class Crew:
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
         self.workers: list[Worker] = []
+        self._early: list[tuple[Worker, Said]] = []  # said before all were ready
 
     def __enter__(self) -> Self:
         """Nothing to do yet."""
@@ -77,19 +78,24 @@ class Crew:
         """
         unready = list(self.workers)
         while unready:
-            for worker, said in self._said(unready):
+            for worker, said in self._said(self.workers):
                 if isinstance(said, Ready):
                     unready.remove(worker)
+                elif isinstance(said, Ended):
+                    raise WorkerFailedError(f"the {worker.name} ended with status {said.status}")
+                elif said is not None:
+                    self._early.append((worker, said))
 
     def listen(self) -> Iterator[tuple[Worker, Said]]:
         """What the workers say, as they say it, until each has said its last word; who is started meanwhile counts.
 
         :raises WorkerFailedError: one cannot go on, or has ended without a last word and was not killed.
         """
+        yield from self._early
         done: list[Worker] = []
         while talking := [worker for worker in self.workers if worker not in done]:
             for worker, said in self._said(talking):
-                if said is None or isinstance(said, Written | Read):
+                if said is None or isinstance(said, Written | Ended):
                     done.append(worker)
                 if said is not None:
                     yield worker, said

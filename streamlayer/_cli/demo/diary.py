@@ -15,6 +15,16 @@ import msgspec
 
 from streamlayer import ConsumerRecord
 
+TOPIC = "stdlib"
+GROUP = "demo"
+DIARIES = "STREAMLAYER_DEMO_DIARIES"
+"""The variable that says in which folder diaries are kept."""
+
+
+def diary_of(pid: int) -> str:
+    """The name of a process's diary."""
+    return f"process {pid}"
+
 
 class Page(msgspec.Struct, array_like=True):
     """Records of one partition that were processed together; or, without records, a commit that was acknowledged.

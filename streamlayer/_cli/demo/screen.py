@@ -22,7 +22,7 @@ class Figures:
     """What the table says.
 
     :ivar written_s: seconds from the first record sent to the last acknowledged, the outage among them.
-    :ivar read_s: seconds from the first record read to the last.
+    :ivar read_s: seconds from the first record processed to the last.
     :ivar sent_bytes: of keys and values.
     :ivar stored_bytes: of the batches in the log.
     :ivar still_s: seconds for which nobody processed the partitions of the member that was killed.
@@ -115,13 +115,13 @@ class Screen:
             (
                 "out",
                 f"{figures.records / figures.read_s:,.0f}",
-                "records/s to the group, the wait for a session included",
+                "records/s to the group, both deaths included",
             ),
             ("stored", f"{figures.stored_bytes / figures.sent_bytes:.2f}", "bytes per byte sent"),
             ("server away", f"{figures.down_s:.1f} s", "killed, and started again with its append-only file"),
             ("sent again", f"{figures.sent_again:,}", "batches whose answer the crash took along"),
             ("stored twice", f"{figures.stored_twice:,}", "records"),
-            ("stood still", f"{figures.still_s:.2f} s", "the killed worker's partitions; its session is 1 s"),
+            ("stood still", f"{figures.still_s:.2f} s", "the killed worker's partitions; a session is 10 s"),
             ("done twice", f"{figures.repeated:,}", "lines that it had done and not committed"),
         ]
         for row in rows:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,28 +15,55 @@ import redis
 from streamlayer import Admin, Consumer, NewTopic, TopicPartition
 from streamlayer._cli.demo.corpus import SourceFile, lines_of, read_lines, share
 from streamlayer._cli.demo.crew import Crew, Worker, WorkerFailedError
-from streamlayer._cli.demo.diary import Done, put_together, read_diary, stood_still
+from streamlayer._cli.demo.diary import GROUP, Done, diary_of, put_together, read_diary, stood_still
 from streamlayer._cli.demo.proof import Reading, Verdict, compare, judge
 from streamlayer._cli.demo.screen import Figures, Screen
-from streamlayer._cli.demo.workers import GROUP, Job, Progress, Read, Ready, Written, process_lines, write_files
+from streamlayer._cli.demo.workers import Ended, Job, Logged, Progress, Written, look_on, supervise, write_files
 from streamlayer.embedded import Server
 
 PARTITIONS = 8
 PRODUCERS = 2
 WORKERS = 4
-VICTIM = "worker 1"
+SUPERVISOR, ONLOOKER, VICTIM = "supervisor", "group", "worker 1"
 KILL_AT = 0.4  # of all lines, as the producers count them
 HOLD_AT = 0.6  # of a producer's lines: the rest is sent when the server has been killed, so that it is in mid-stream
 
 
 @dataclass
 class Outcome:
-    """What the workers did."""
+    """What happened."""
 
     written: list[Written]
-    read: list[Read]
-    down_s: float
-    killed_at: float
+    down_s: float = 0.0
+    killed_at: float = 0.0
+
+
+class Victim:
+    """The worker that is killed: when it is at work.
+
+    :ivar pid: its process; 0 before that is known.
+    :ivar busy: whether it has written something down between the last two looks.
+    :ivar replaced: whether another process has its place.
+    """
+
+    def __init__(self, diaries: Path) -> None:
+        self._diaries = diaries
+        self._size = 0
+        self.pid = 0
+        self.busy = self.killed = self.replaced = False
+
+    def look(self) -> None:
+        """See what it is doing."""
+        diary = self._diaries / diary_of(self.pid)
+        size = diary.stat().st_size if diary.exists() else 0
+        self.busy, self._size = size > self._size > 0, size
+
+    def kill(self) -> float:
+        """End it; when that was."""
+        self.killed = True
+        killed_at = time.monotonic()
+        os.kill(self.pid, signal.SIGKILL)
+        return killed_at
 
 
 class Story:
@@ -48,6 +77,7 @@ class Story:
         self, screen: Screen, server: Server, crew: Crew, job: Job, files: Sequence[SourceFile], diaries: Path
     ) -> None:
         self._diaries = diaries
+        self._victim = Victim(diaries)
         self._screen = screen
         self._server = server
         self._crew = crew
@@ -67,6 +97,7 @@ class Story:
             (topic,) = admin.describe_topics([self._job.topic]).values()
         log_length = sum(partition.log_end for partition in topic.partitions)
         diaries = {path.name: read_diary(path) for path in self._diaries.iterdir()}
+        times = [page.at for pages in diaries.values() for page in pages if page.values]
         done = put_together(diaries.values())
         verdict = judge(self._files, [self._reading(done)], log_length)
         holds = self._tell(verdict, done)
@@ -76,13 +107,13 @@ class Story:
                 files=len(self._files),
                 records=self._lines,
                 written_s=max(w.ended for w in outcome.written) - min(w.begun for w in outcome.written),
-                read_s=max(r.ended for r in outcome.read) - min(r.begun for r in outcome.read if r.begun),
+                read_s=max(times) - min(times),
                 sent_bytes=sum(w.size for w in outcome.written),
                 stored_bytes=sum(partition.bytes for partition in topic.partitions),
                 down_s=outcome.down_s,
                 sent_again=sum(w.sent_again for w in outcome.written),
                 stored_twice=max(0, log_length - self._lines),
-                still_s=stood_still(diaries, VICTIM, outcome.killed_at),
+                still_s=stood_still(diaries, diary_of(self._victim.pid), outcome.killed_at),
                 repeated=done.repeated,
             )
         )
@@ -95,78 +126,69 @@ class Story:
             self._crew.start(f"producer {number}", write_files, self._job, files, int(HOLD_AT * lines_of(files)))
             for number, files in enumerate(shares, 1)
         ]
-        for number in range(1, WORKERS + 1):
-            self._start_worker(number)
+        self._crew.start(SUPERVISOR, supervise, self._job, self._diaries, WORKERS)
+        self._crew.start(ONLOOKER, look_on, self._job, self._diaries / ONLOOKER, WORKERS)
         self._crew.wait_until_ready()
         for worker, files in zip(producers, shares, strict=True):
             self._screen.bar(worker.name, lines_of(files))
-        for worker in self._crew.workers:
-            if worker not in producers:
-                self._screen.bar(worker.name, None)
+        self._screen.bar(ONLOOKER, self._lines)
         for worker in producers:
             worker.tell("go")
         return producers
 
-    def _start_worker(self, number: int) -> Worker:
-        name = f"worker {number}"
-        return self._crew.start(name, process_lines, self._job, self._diaries / name)
-
     def _flow(self, producers: Sequence[Worker]) -> Outcome:
         """Until everything is written and processed; in the middle of it, kill the server, and then a worker."""
-        outcome = Outcome([], [], 0.0, 0.0)
+        outcome = Outcome([])
         sent = dict.fromkeys((worker.name for worker in producers), 0)
         ends: dict[TopicPartition, int] = {}
-        over = busy = False
-        done = 0
+        over = False
         for worker, said in self._crew.listen():
             match said:
                 case Progress(records):
                     self._screen.progress(worker.name, records)
                     if worker.name in sent:
                         sent[worker.name] = records
-                    elif worker.name == VICTIM:
-                        busy = records > done > 0
-                        done = records
+                    else:
+                        self._victim.look()
+                case Logged(text):
+                    self._hear(text)
                 case Written():
                     outcome.written.append(said)
                     self._screen.progress(worker.name, said.records)
                     if len(outcome.written) == len(producers):
                         with Consumer(url=self._job.url) as consumer:
                             ends = consumer.end_offsets(self._places)
-                case Read(records):
-                    outcome.read.append(said)
-                    self._screen.progress(worker.name, records)
-                case Ready():
-                    pass  # the one that was added
+                case Ended(0) if over:
+                    pass
                 case _:
                     raise WorkerFailedError(f"the {worker.name} said {said!r} out of turn")
             if not outcome.down_s and sum(sent.values()) >= KILL_AT * self._lines:
                 outcome.down_s = self._crash(sum(sent.values()))
-                busy = False
+                self._victim.busy = False
                 for producer in producers:
                     producer.tell("go on")
-            if not outcome.killed_at and outcome.down_s and (busy or ends):
-                outcome.killed_at = self._replace_a_worker()
+            if not outcome.killed_at and outcome.down_s and (self._victim.busy or ends):
+                outcome.killed_at = self._victim.kill()
+                self._screen.step(f"  {VICTIM} was killed (SIGKILL) too. Its supervisor says:", "yellow")
             if ends and not over and self._committed() == ends:
                 over = True
                 for each in self._crew.workers:
                     each.tell("it is over")
         return outcome
 
+    def _hear(self, text: str) -> None:
+        """What the supervisor logs: who the victim is, and what becomes of it."""
+        started = text.startswith(f"{VICTIM} started: pid ")
+        if self._victim.killed and not self._victim.replaced and text.startswith(f"{VICTIM} "):
+            self._screen.step(f"    {text}", "yellow")
+            self._victim.replaced = started
+        elif started and not self._victim.killed:
+            self._victim.pid = int(text.rpartition(" ")[2])
+
     def _committed(self) -> dict[TopicPartition, int | None]:
         """How far the group is."""
         with Consumer(url=self._job.url, group_id=GROUP) as consumer:
             return {place: consumer.committed(place) for place in self._places}
-
-    def _replace_a_worker(self) -> float:
-        """Kill one worker of the group, and add another; when that was."""
-        victim = next(worker for worker in self._crew.workers if worker.name == VICTIM)
-        killed_at = time.monotonic()
-        victim.kill()
-        newcomer = self._start_worker(WORKERS + 1)
-        self._screen.bar(newcomer.name, None)
-        self._screen.step(f"  {VICTIM} was killed (SIGKILL) too; {newcomer.name} joins the group.", "yellow")
-        return killed_at
 
     def _reading(self, done: Done) -> Reading:
         """Hold what was done against the disk."""

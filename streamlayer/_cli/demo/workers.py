@@ -1,40 +1,33 @@
-"""The demo's processes: two write, a group reads, each in an interpreter of its own; `crew.py` starts and ends them.
+"""The demo's processes: two write, one is a supervisor of workers, one looks on; `crew.py` starts and ends them.
 
-A worker says how it is getting on through its pipe: ``Ready``, ``Progress`` now and then, and at the end ``Written``
-or ``Read`` or ``Failed``. The end of the pipe is the end of the worker: nobody outlives the demo.
+A process says how it is getting on through its pipe: ``Ready``, ``Progress`` now and then, and at the end ``Written``
+or ``Ended`` or ``Failed``. The end of the pipe is the end of the worker: nobody outlives the demo.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from streamlayer import (
-    CommitFailedError,
-    Consumer,
-    ConsumerRebalanceListener,
-    ConsumerRecord,
-    Producer,
-    StreamlayerError,
-    TopicPartition,
-)
+from streamlayer import Admin, Producer, ServerUnavailableError, StreamlayerError
+from streamlayer._cli import main
 from streamlayer._cli.demo.corpus import SourceFile, by_turns
-from streamlayer._cli.demo.diary import Diary
+from streamlayer._cli.demo.diary import DIARIES, GROUP, Diary
 
 _REPORT_S = 0.1
 _REPORTS = 50  # of a producer, over all its lines
-_POLL_MS = 100
-_AT_ONCE = 2000  # records a poll
-_COMMIT_S = 0.2
-GROUP = "demo"
-SESSION_MS = 1000  # short, so that who watches sees a killed member's partitions go on
+HANDLERS = "streamlayer._cli.demo.handlers:app"
+_LOOK_S = 0.02  # between two looks at what is committed
 _BUFFER = 1 << 20  # bytes a producer holds back: small, so that what it says is sent is nearly all stored
 _DELIVERY_TIMEOUT_MS = 30_000
 
@@ -84,17 +77,17 @@ class Written:
 
 
 @dataclass(frozen=True)
-class Read:
-    """A member of the group has ended.
+class Logged:
+    """A line of its log."""
 
-    :ivar records: how many it processed.
-    :ivar begun: when its first record came.
-    :ivar ended: when its last one came.
-    """
+    text: str
 
-    records: int
-    begun: float
-    ended: float
+
+@dataclass(frozen=True)
+class Ended:
+    """The supervisor, or who looked on, has ended, with this status."""
+
+    status: int
 
 
 @dataclass(frozen=True)
@@ -104,7 +97,7 @@ class Failed:
     reason: str
 
 
-Said = Ready | Progress | Written | Read | Failed
+Said = Ready | Progress | Logged | Written | Ended | Failed
 
 
 def work(task: Callable[..., Any], pipe: Connection, *args: Any) -> None:
@@ -148,77 +141,71 @@ def write_files(pipe: Connection, job: Job, files: Sequence[SourceFile], hold_at
         return Written(records, size, producer.metrics().batches_resent, begun, time.monotonic())
 
 
-class _Member(ConsumerRebalanceListener):
-    """What a worker has done and not committed yet; it commits before a partition goes to another."""
+class _Pipe(logging.Handler):
+    """Has a process's log told."""
 
-    def __init__(self, diary: Diary) -> None:
-        self.consumer: Consumer | None = None
-        self._diary = diary
-        self._done: dict[TopicPartition, int] = {}
-        self._committed_at = 0.0
-        self.records = 0
+    def __init__(self, pipe: Connection) -> None:
+        super().__init__()
+        self._pipe = pipe
 
-    def process(self, at: float, batch: dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]) -> None:
-        """Do what there is to do: write it down."""
-        for partition, taken in batch.items():
-            self._diary.processed(at, partition.partition, taken)
-            self._done[partition] = taken[-1].offset + 1
-            self.records += len(taken)
-        self._diary.flush()
-        if at - self._committed_at >= _COMMIT_S:
-            self._committed_at = at
-            self._commit(set(self._done))
-
-    def on_partitions_revoked(self, revoked: AbstractSet[TopicPartition]) -> None:
-        """Others go on behind what is done."""
-        self._commit(revoked & self._done.keys())
-
-    def on_partitions_lost(self, lost: AbstractSet[TopicPartition]) -> None:
-        """Others do again what was not committed."""
-        for partition in lost:
-            self._done.pop(partition, None)
-
-    def _commit(self, partitions: AbstractSet[TopicPartition]) -> None:
-        offsets = {partition: self._done.pop(partition) for partition in partitions}
-        if not offsets or self.consumer is None:
-            return
-        try:
-            self.consumer.commit(offsets)
-        except CommitFailedError:
-            return  # they are another's by now
-        self._diary.committed(time.monotonic(), {partition.partition: at for partition, at in offsets.items()})
-        self._diary.flush()
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell it; who is gone does not hear it."""
+        with contextlib.suppress(OSError):
+            self._pipe.send(Logged(record.getMessage()))
 
 
-def process_lines(pipe: Connection, job: Job, diary_path: Path) -> Read:
-    """Be a member of the group until the pipe says that it is over; write down what is done before it is committed."""
+def supervise(pipe: Connection, job: Job, diaries: Path, processes: int) -> Ended:
+    """Run ``streamlayer worker``, until the pipe says that it is over; what it logs is told."""
+    pipe.send(Ready())
+    logging.getLogger("streamlayer").addHandler(_Pipe(pipe))
+    os.environ[DIARIES] = str(diaries)
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
+    sys.argv = ["streamlayer", "--url", job.url, "worker", HANDLERS, "--processes", str(processes)]
+    try:
+        main()
+    except SystemExit as left:
+        return Ended(int(left.code or 0))
+    return Ended(0)
+
+
+def _end_with(pipe: Connection) -> None:
+    """End in good order when that is said, and at once (the second signal) if nobody is there to say anything."""
+    with contextlib.suppress(EOFError, OSError):
+        pipe.recv()
+        os.kill(os.getpid(), signal.SIGTERM)
+        pipe.recv()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def look_on(pipe: Connection, job: Job, diary_path: Path, processes: int) -> Ended:
+    """Write down what the group commits, until the pipe says that it is over; it is ready when all have joined."""
     diary = Diary(diary_path)
-    member = _Member(diary)
-    begun = ended = said = 0.0
-    with Consumer(
-        job.topic,
-        url=job.url,
-        group_id=GROUP,
-        listener=member,
-        enable_auto_commit=False,
-        max_poll_records=_AT_ONCE,
-        session_timeout_ms=SESSION_MS,
-        heartbeat_interval_ms=SESSION_MS // 4,
-    ) as consumer:
-        member.consumer = consumer
-        consumer.wait_for_assignment()
+    with Admin(url=job.url) as admin:
+        while not _all_there(admin, processes):
+            pipe.poll(_LOOK_S)
         pipe.send(Ready())
-        while not pipe.poll():
-            batch = consumer.poll(_POLL_MS)
+        said = 0.0
+        while not pipe.poll(_LOOK_S):
+            try:
+                stored = admin.list_group_offsets(GROUP)
+            except ServerUnavailableError:
+                continue  # it was killed, and comes back
             now = time.monotonic()
-            if batch:
-                begun, ended = begun or now, now
-            member.process(now, batch)
+            diary.committed(now, {tp.partition: each.offset for tp, each in stored.items()})
             if now - said > _REPORT_S:
                 said = now
-                pipe.send(Progress(member.records))
+                pipe.send(Progress(sum(each.offset for each in stored.values())))
     diary.close()
-    return Read(member.records, begun, ended)
+    return Ended(0)
+
+
+def _all_there(admin: Admin, processes: int) -> bool:
+    """Whether so many members have partitions."""
+    if GROUP not in admin.list_groups():
+        return False
+    members = admin.describe_groups([GROUP])[GROUP].members
+    return len(members) == processes and all(member.assignment for member in members)
 
 
 def _start_together(pipe: Connection) -> None:
