@@ -16,6 +16,7 @@ from streamlayer._core import scripts
 from streamlayer._core.keys import PartitionKeys, registry_channel, registry_key
 from streamlayer._core.rights import RUN_BY_SCRIPTS
 from streamlayer._core.scripts import Script
+from streamlayer._core.server import parse_info
 
 T = TypeVar("T")
 
@@ -620,6 +621,11 @@ def wait_disks(primary: int, replicas: int, timeout_ms: int) -> Call[Holders]:
     :param timeout_ms: as above.
     """
     return Call(None, ("",), ("WAITAOF", primary, replicas, timeout_ms), lambda reply: Holders(0, *map(int, reply)))
+
+
+def read_memory() -> Call[dict[str, str]]:
+    """What the server says of its memory, its limit and its eviction policy among that."""
+    return Call(None, ("",), ("INFO", "memory"), lambda reply: parse_info(reply.decode(errors="replace")))
 
 
 def read_registry(namespace: str) -> Call[dict[str, bytes]]:

@@ -22,7 +22,7 @@ def check_name(name: object, what: str = "topic") -> str:
     if not isinstance(name, str):
         why = f"a {what} name is a str, not {type(name).__name__}"
     elif "://" in name:
-        why = f"{name!r} is a URL, not a {what} name: pass it as url={name!r}"
+        why = f"this is a URL, not a {what} name: pass it as url="  # it may have a password in it
     elif not name:
         why = f"a {what} name cannot be empty"
     elif name in {".", ".."}:

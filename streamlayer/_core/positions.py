@@ -208,6 +208,14 @@ class PartitionPosition:
         self.seek(position)
         self._crossed, self.metadata = crossed, metadata
 
+    def go_back(self) -> bool:
+        """Go on where this reader was before its log was gone for a while; tell whether it is that log."""
+        left, self.left = self.left, None
+        if left is None or left.topic_id != self.topic_id:
+            return False
+        self.resume(left.end, epochs_crossed(left.epochs, left.end)[0], self.metadata)
+        return True
+
     def crossed_at(self, offset: int) -> str:
         """``number:token:start`` of the last epochs that begin at or before an offset; empty if they are unknown."""
         return epochs_crossed(self._epochs, offset)[0] if self._epochs else self._crossed

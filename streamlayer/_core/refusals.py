@@ -175,6 +175,7 @@ _DENIED = ("NOPERM ", "ACL failure in script", "The user executing the script ca
 """What servers say of a right that is missing; in a script Redis from 7.2 on, and Valkey, the second; 7.0 the third."""
 
 
+_KILLED = "Script killed by user"
 _SCRIPT_FAILED = ("user_script", "Error running script")
 """In the text of an error that no script meant: what is stored is not what it wrote."""
 
@@ -257,6 +258,10 @@ def error_from_reply(
     for server_word, (kind, meaning) in _SERVER_WORDS.items():
         if f" -{server_word} " in text or f": {server_word} " in text:
             return kind(f"{place}: {meaning} (the server said: {text})")
+    if _KILLED in text:  # it had not written yet, or it could not have been
+        return errors.ServerUnavailableError(
+            f"{place}: somebody ended the script with SCRIPT KILL; nothing was written (the server said: {text})"
+        )
     if any(words in text for words in _SCRIPT_FAILED):
         return nonsense(f"a script failed on it ({text})", topic, partition, key)
     return StreamlayerError(f"{place}: the server said: {text}")

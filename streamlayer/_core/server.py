@@ -14,6 +14,14 @@ def parse_info(text: str) -> dict[str, str]:
     return {name: value.strip() for name, value in pairs}
 
 
+def may_evict(memory: dict[str, str]) -> bool:
+    """Whether a server throws records away when its memory is full.
+
+    :param memory: fields of ``INFO memory``.
+    """
+    return memory.get("maxmemory", "0") != "0" and memory.get("maxmemory_policy", "noeviction") != "noeviction"
+
+
 def check_server(info: dict[str, str], *, allow_eviction: bool) -> None:
     """Refuse a server that is too old, or that may throw records away.
 
@@ -27,11 +35,10 @@ def check_server(info: dict[str, str], *, allow_eviction: bool) -> None:
     if numbers and numbers < oldest:
         msg = f"the server is {name} {version}; streamlayer needs Redis 7.0 or Valkey 7.2, or later"
         raise UnsupportedVersionError(msg)
-    policy = info.get("maxmemory_policy", "noeviction")
-    if info.get("maxmemory", "0") != "0" and policy != "noeviction" and not allow_eviction:
+    if may_evict(info) and not allow_eviction:
         msg = (
-            f"the server's maxmemory-policy is {policy}: it would delete records silently when memory is full. "
-            "Run `CONFIG SET maxmemory-policy noeviction` (and put it into the server's configuration), "
+            f"the server's maxmemory-policy is {info['maxmemory_policy']}: it would delete records silently when memory"
+            " is full. Run `CONFIG SET maxmemory-policy noeviction` (and put it into the server's configuration), "
             "or pass allow_eviction=True if the records may be lost"
         )
         raise ConfigurationError(msg)

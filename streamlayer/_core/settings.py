@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 from streamlayer._core.keys import DEFAULT_NAMESPACE, check_name
 from streamlayer.errors import ConfigurationError
@@ -34,9 +35,10 @@ def parse_url(url: object) -> Address:
     :raises ConfigurationError: it is no URL, or of a scheme that cannot work.
     """
     if not isinstance(url, str) or "://" not in url:
-        msg = f"url must look like redis://host:6379/0 or unix:///path/to.sock, not {url!r}"
+        shown = f"…@{url.rpartition('@')[2]}" if isinstance(url, str) and "@" in url else repr(url)
+        msg = f"url must look like redis://host:6379/0 or unix:///path/to.sock, not {shown}"
         raise ConfigurationError(msg)
-    parts = urlsplit(url)
+    parts = _split(url)
     scheme, _, kind = parts.scheme.partition("+")
     if kind in _LATER and scheme in _SCHEMES:
         msg = f"{_LATER[kind]} is not supported by this version: use the url of one server, {scheme}://…"
@@ -49,10 +51,26 @@ def parse_url(url: object) -> Address:
     if for_tls and _SCHEMES[scheme] != "rediss":
         msg = f"{for_tls[0]} is for TLS, and url says {scheme}://: use rediss://"
         raise ConfigurationError(msg)
+    if scheme != "unix" and parts.path.strip("/") and not parts.path.strip("/").isdecimal():
+        raise ConfigurationError(_NO_DATABASE)
     namespace = dict(query).get("namespace")
     rest = urlencode([pair for pair in query if pair[0] != "namespace"])
     plain = f"{_SCHEMES[scheme]}://{parts.netloc}{parts.path}"
     return Address(f"{plain}?{rest}" if rest else plain, namespace)
+
+
+_QUOTED = "A password with / # ? @ : [ or % in it is written as urllib.parse.quote(password, safe='')"
+_NO_DATABASE = f"what stands behind the host in url is the database, a number: redis://host:6379/0. {_QUOTED}"
+
+
+def _split(url: str) -> SplitResult:
+    # What urllib says quotes parts of the url: there may be a password in them.
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if (parts.port or 0) >= 0 and not parts.fragment:
+            return parts
+    msg = f"url cannot be read: host and port look like redis://host:6379/0. {_QUOTED}"
+    raise ConfigurationError(msg)
 
 
 def namespace_of(given: str | None, address: Address | None) -> str:

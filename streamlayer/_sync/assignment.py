@@ -126,6 +126,8 @@ class Assignment:
         self._warned.clear()
         self._seen_once = False
         self._dirty = True
+        if not self.in_group:
+            self._left.clear()
 
     # --- what is there -----------------------------------------------------------------------------------------------
 
@@ -178,16 +180,21 @@ class Assignment:
         new = [self._position(tp, ready[tp.topic]) for tp in tps]
         late = self._late | {tp.topic for tp in self.positions}
         policy = LATEST if self._reset == "latest" else EARLIEST
-        fresh = new if self.resume is None else self.resume(new)
+        fresh = [p for p in new if not p.go_back()] if self.resume is None else self.resume(new)
         placed = [p for p in fresh if p.tp not in self._seeks]
         self._offsets.begin([p for p in placed if p.tp.topic not in late], policy, timeout_ms)
         self._offsets.begin([p for p in placed if p.tp.topic in late], EARLIEST, timeout_ms)
         for position in new:
             if position.tp in self._seeks:
                 position.seek(self._seeks.pop(position.tp))
-            position.paused = position.tp in self._pauses
-            self._pauses.discard(position.tp)
-            self.positions[position.tp] = position
+            self._add(position)
+
+    def _add(self, position: PartitionPosition) -> None:
+        tp = position.tp
+        position.paused = tp in self._pauses
+        self._pauses.discard(tp)
+        self._left.pop(tp, None)
+        self.positions[tp] = position
 
     @property
     def unsettled(self) -> bool:
@@ -217,9 +224,7 @@ class Assignment:
             for some, timestamp in ((late, EARLIEST), (others, policy)):
                 self._offsets.begin(some, timestamp, 0)
             for position in new:
-                position.paused = position.tp in self._pauses
-                self._pauses.discard(position.tp)
-                self.positions[position.tp] = position
+                self._add(position)
         self._dirty = False
         return fresh
 
@@ -235,7 +240,7 @@ class Assignment:
         check_partition(tp.topic, tp.partition, entry.partitions)
         keys = partition_keys(self._client.namespace, *tp)
         position = PartitionPosition(tp, keys, entry.id, entry.generation, 0)
-        position.left = self._left.pop(tp, None)
+        position.left = self._left.get(tp)
         return position
 
     def _note_missing(self, wanted: set[str], ready: Mapping[str, TopicEntry]) -> None:
@@ -307,8 +312,12 @@ class Assignment:
         )
 
     def lost_topic(self, topic: str) -> None:
-        """A topic was deleted: what was read of it is over; if it comes again, it is read from its first record."""
+        """A topic was deleted: what was read of it is over; if it comes again, it is read from its first record.
+
+        If the same log comes again (another server answered for a while), reading goes on where it was.
+        """
         gone = {tp: position for tp, position in self.positions.items() if tp.topic == topic}
+        self._left |= {tp: position.leave() for tp, position in gone.items()}
         self._pauses |= {tp for tp, position in gone.items() if position.paused}
         self.positions = {tp: position for tp, position in self.positions.items() if tp not in gone}
         self._late.add(topic)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import os
 import random
@@ -26,6 +27,8 @@ from streamlayer.errors import ConfigurationError, IllegalStateError, ServerUnav
 T = TypeVar("T")
 
 CALLS_AT_ONCE = 100
+CONNECT_MS = 10_000
+"""How long a server that is there, and loads or is busy, is waited for at first."""
 LEAST_PATIENCE_MS = 1000
 """However little time is left, a silent server has so long to answer: a connection has to be made, too."""
 
@@ -92,7 +95,7 @@ class Client:
         self._link = Link(self.settings)
         self._lock = waiting.Lock()
         self._home: waiting.Home | None = None
-        self.reached = False
+        self.reached = False  # whether anybody was there, be it to say that it loads
         self.closed = False
 
     def check_home(self) -> None:
@@ -128,8 +131,17 @@ class Client:
         :raises StreamlayerError: it cannot be reached, or must not be used.
         """
         self.check_home()
-        with self._lock:
-            self._link.connect()
+        deadline = waiting.monotonic_ms() + CONNECT_MS
+        for attempt in itertools.count():
+            try:
+                with self._lock:
+                    self._link.connect()
+                break
+            except ServerUnavailableError:
+                wait_ms = backoff_ms(attempt, random.random())
+                if not self._link.put_off or waiting.monotonic_ms() + wait_ms > deadline:
+                    raise
+            waiting.sleep_ms(wait_ms)
         self.reached = True
 
     def sibling(self) -> Client:
@@ -146,8 +158,12 @@ class Client:
         :raises ServerUnavailableError: there is no connection.
         """
         self.check_home()
-        with self._lock:
-            outcomes = self._link.execute(batch, limit_ms)
+        try:
+            with self._lock:
+                outcomes = self._link.execute(batch, limit_ms)
+        except ServerUnavailableError:
+            self.reached = self.reached or self._link.put_off
+            raise
         self.reached = True
         return outcomes
 

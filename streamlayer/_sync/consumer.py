@@ -411,7 +411,7 @@ class Consumer(Generic[K, V]):
         :returns: records by partition, in order; empty after the time or ``wakeup()``.
         :raises OffsetOutOfRangeError: a position is not in the log, and ``auto_offset_reset`` is ``"none"``.
         :raises UnknownTopicOrPartitionError: a topic was deleted. Told once; if it comes again (or is there again:
-            ``UnknownTopicIdError``), it is read from its first record.
+            ``UnknownTopicIdError``), it is read from its first record; if it is the same log again, from where it was.
         :raises LogTruncationError: the server lost records, and ``auto_offset_reset`` is ``"none"``.
         :raises PartitionDamagedError: what is stored of a partition contradicts itself. Told now and then; in between
             the others are read. ``pause`` ends it, and when it was mended it is read by itself.

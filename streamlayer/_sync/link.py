@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import redis
 from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
-from streamlayer._core.calls import Call, check_rights
+from streamlayer._core.calls import Call, check_rights, read_memory
 from streamlayer._core.keys import DEFAULT_NAMESPACE
 from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
-from streamlayer._core.server import check_server, parse_info
+from streamlayer._core.server import check_server, may_evict, parse_info
 from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (
@@ -31,6 +31,8 @@ from streamlayer.errors import (
 
 IDLE_MS = 1000
 """A connection that was not used for so long is looked at before something is sent: servers end idle ones."""
+LOOK_MS = 60_000
+"""How often a connection that is used looks whether the server may throw records away by now."""
 SCRIPTS_LOADED_AGAIN = 3
 """How often calls that met no script are sent again at once."""
 
@@ -114,15 +116,19 @@ class Link:
     """A connection that opens when it is needed and opens anew after it was lost.
 
     :ivar opened: how many times it was opened.
+    :ivar looked_at: when it was last looked whether the server may throw records away.
+    :ivar put_off: whether a server was there that could not be used yet: it loads, or somebody's script keeps it busy.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.opened = 0
+        self.put_off = False
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
         self._used_at = 0
+        self.looked_at = 0
 
     @property
     def connected(self) -> bool:
@@ -154,7 +160,7 @@ class Link:
             raise ServerUnavailableError(msg) from error
         self._prepare(connection, limit_ms)
         self.opened += 1
-        self._used_at = waiting.monotonic_ms()
+        self._used_at = self.looked_at = waiting.monotonic_ms()
         return connection
 
     def _ended(self) -> bool:
@@ -170,6 +176,7 @@ class Link:
     def _refused(self, error: Exception) -> StreamlayerError:
         """What the server said to somebody who connects."""
         found = error_from_reply(error_text(error), self.settings.place)
+        self.put_off = self.put_off or (isinstance(found, StreamlayerError) and found.retriable)
         return StreamlayerError(str(found)) if isinstance(found, Refusal) else found
 
     def _prepare(self, connection: waiting.Connection, limit_ms: float) -> None:
@@ -263,6 +270,17 @@ class Link:
 
     def _once(self, calls: Sequence[Call[Any]], limit_ms: float) -> list[Outcome]:
         connection = self.connect(limit_ms)
+        if self.settings.fake or self.settings.allow_eviction or self._used_at - self.looked_at < LOOK_MS:
+            return self._exchange(connection, calls, limit_ms)
+        *outcomes, memory = self._exchange(connection, [*calls, read_memory()], limit_ms)
+        self.looked_at = self._used_at
+        if isinstance(memory, dict) and may_evict(cast("dict[str, str]", memory)):
+            self.close()  # who connects next is told
+        return outcomes
+
+    def _exchange(
+        self, connection: waiting.Connection, calls: Sequence[Call[Any]], limit_ms: float
+    ) -> list[Outcome]:
         tags = [b"%d" % next(self._tags) for _ in calls]
         request = [self._pack(call, tag) for call, tag in zip(calls, tags, strict=True)]
         replies: list[Any] = []

@@ -45,6 +45,10 @@ MISCONF = (
             errors.ServerUnavailableError,
         ),
         (BUSY, errors.ServerUnavailableError),
+        (
+            "ERR Script killed by user with SCRIPT KILL... script: 0e2f, on @user_script:1.",
+            errors.ServerUnavailableError,
+        ),
         ("TRYAGAIN Multiple keys request during rehashing of slot", errors.ServerUnavailableError),
         ("CLUSTERDOWN The cluster is down", errors.ServerUnavailableError),
         ("ERR max number of clients reached", errors.ServerUnavailableError),

@@ -40,6 +40,9 @@ def test_urls_become_redis_pys(url: str, plain: str, namespace: str | None) -> N
         ("rediss+sentinel://h", "Redis Sentinel is not supported by this version"),
         ("redis+x://h", "scheme 'redis\\+x' is not known"),
         ("kafka+cluster://h", "is not known"),
+        ("redis://h/abc", "is the database, a number"),
+        ("redis://h:port/0", "host and port look like"),
+        ("redis://[h/0", "host and port look like"),
         ("redis://h?ssl_ca_certs=/ca.pem", "ssl_ca_certs is for TLS, and url says redis://: use rediss://"),
     ],
 )
@@ -49,11 +52,19 @@ def test_what_cannot_work_is_refused(url: object, words: str) -> None:
         parse_url(url)
 
 
-def test_a_password_is_in_no_error() -> None:
-    """Messages end up in logs."""
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+x://user:secret@h", ":secret@h:6379/0", "redis://:secret#1@h", "redis://:secret/1@h", "redis://:secret?1@h",
+        "redis://:secret[1@h", "redis://:12#secret@h", "redis://:12/secret@h", "redis://h:secret/0",
+    ],
+)  # fmt: skip
+def test_a_password_is_in_no_error(url: str) -> None:
+    """Messages end up in logs; and what stands behind an unquoted # or / is not dropped silently."""
     with pytest.raises(ConfigurationError) as caught:
-        parse_url("redis+x://user:secret@h")
+        parse_url(url)
     assert "secret" not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_the_argument_wins_over_the_url_and_both_over_the_default() -> None:

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 import pytest
+import redis
 
 from streamlayer import NewTopic, TopicPartition
 from streamlayer.aio import Admin, Consumer, Producer
@@ -285,6 +286,25 @@ async def test_a_deleted_topic_is_told_and_then_waited_for(
         assert len(warnings(caplog)) == 1
         await send(aio_args, "t", b"1", b"2")
         assert [r.value for r in await read(consumer, 2)] == [b"1", b"2"]
+
+
+async def test_a_topic_that_was_away_is_read_on(
+    aio_args: dict[str, Any], redis_client: redis.Redis, namespace: str
+) -> None:
+    """Another server answered for a while, or a backup came back: told once, and nothing is read twice."""
+    await send(aio_args, "t", b"0", b"1")
+    async with Consumer("t", **aio_args) as consumer:
+        assert len(await read(consumer, 2)) == 2
+        keys = [key.decode() for key in redis_client.keys(f"{namespace}:*")]
+        for key in keys:
+            redis_client.rename(key, f"away-{key}")
+        with pytest.raises(UnknownTopicOrPartitionError):
+            for _ in range(10):
+                await consumer.poll(1000)
+        for key in keys:
+            redis_client.rename(f"away-{key}", key)
+        await send(aio_args, "t", b"2")
+        assert [record.value for record in await read(consumer, 1)] == [b"2"]
 
 
 async def test_an_idle_consumer_of_many_partitions_hears_at_once_that_its_topic_went(aio_args: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
+import redis
 
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
@@ -296,6 +297,39 @@ async def test_a_busy_server_is_not_taken_for_a_weaker_one(place: Place) -> None
         assert (await producer.send_and_wait("t", b"3", partition=0)).offset == 2
         assert future.done()
     assert await stored_values({"url": place.server.url}, "t") == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+async def test_who_comes_while_the_server_cannot_be_used_yet_waits(place: Place) -> None:
+    """At the first contact, too: somebody is there, and the url is right."""
+    await produce({"url": place.server.url}, range(1), count=1)
+    producer, admin, asking = Producer(url=place.url), Admin(url=place.url), Admin(url=place.url)
+    reader, joining = Consumer("t", url=place.url), member({"url": place.url}, "t")
+    with busy(place):
+        await aio_wait_until(lambda: is_busy(place), "it is busy")
+        waits = [
+            aio_beside(lambda: producer.send_and_wait("t", b"1", partition=0)),
+            aio_beside(admin.__aenter__),
+            aio_beside(asking.list_topics),
+            aio_beside(lambda: drain(reader, until=1)),
+            aio_beside(lambda: drain(joining, until=1)),
+        ]
+        links = [each._client._link for each in (producer, admin, asking, reader)]
+        await aio_wait_until(lambda: all(link.put_off for link in links), "all have met it")
+        assert not any(each.done() for each in waits)
+    for each in waits:
+        await each.result()
+    for client in (producer, admin, asking, reader, joining):
+        await client.close()
+
+
+def is_busy(place: Place) -> bool:
+    """Whether it says so."""
+    try:
+        place.client.ping()
+    except redis.ResponseError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("place", REAL[:1], indirect=True)

@@ -212,3 +212,25 @@ async def test_a_producer_goes_on_in_a_topic_whose_growth_was_lost(
     assert await stored_values({"url": own_server.url}, "t") == [b"0", b"1"]
     assert "t[1]: the server lost the partition, and with it 2 records" in caplog.text
     assert "t[0]: the server lost 1 records at the end of the log, from offset 1 on" in caplog.text
+
+
+async def test_a_reader_is_told_where_a_growth_was_lost(own_server: Server) -> None:
+    """Of the partition that is gone, and of each that is there and lost its end: nothing is read twice, or untold."""
+    await send(own_server, b"0", b"1")
+    values: list[bytes] = []
+    gone = 0
+    async with Consumer("t", url=own_server.url) as consumer, Admin(url=own_server.url) as admin:
+        with power_failure(own_server):
+            await send(own_server, b"lost2", b"lost3")
+            await admin.create_partitions({"t": 5})
+            async with Producer(url=own_server.url) as producer:
+                await producer.send_and_wait("t", b"lost", partition=4)
+            assert len(await read(consumer, 5)) == 5
+        await send(own_server, b"new2", b"new3", b"new4")
+        while len(values) < 3:
+            try:
+                values += [record.value for record in await read(consumer, 1)]
+            except UnknownTopicOrPartitionError:
+                gone += 1
+    assert (values, gone) == ([b"new2", b"new3", b"new4"], 1)
+    assert (consumer.metrics().truncations, consumer.metrics().records_lost) == (1, 2)

@@ -346,6 +346,32 @@ def test_a_server_that_evicts_is_refused(own_server: Server, own_client: redis.R
             assert admin.list_topics() == ["t"]
 
 
+def test_a_server_that_evicts_from_now_on_is_refused(
+    own_server: Server, own_client: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections that are open look now and then; when it is mended, all goes on."""
+    monkeypatch.setattr("streamlayer._sync.link.LOOK_MS", 0)
+    args: dict[str, Any] = {"url": own_server.url}
+    with Producer(**args) as producer, Consumer("t", **args) as consumer, Admin(**args) as admin:
+        producer.send_and_wait("t", b"1", partition=0)
+        assert len(read(consumer, 1)) == 1
+        own_client.config_set("maxmemory-policy", "allkeys-lru")
+        own_client.config_set("maxmemory", "100mb")
+        asked = [
+            lambda: producer.send_and_wait("t", b"2", partition=0),
+            lambda: consumer.poll(2000),
+            admin.list_topics,
+        ]
+        for ask in asked:
+            ask()
+        for ask in asked:
+            with pytest.raises(ConfigurationError, match="maxmemory-policy is allkeys-lru"):
+                ask()
+        own_client.config_set("maxmemory-policy", "noeviction")
+        producer.send_and_wait("t", b"3", partition=0)
+        assert [record.value for record in read(consumer, 1)] == [b"3"]
+
+
 def test_an_acl_that_denies_is_told(own_server: Server, own_client: redis.Redis) -> None:
     """A user without the right to run scripts, or to these keys, is told so at once."""
     own_client.execute_command("ACL SETUSER reader on >pw ~other:* &* +@all")

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import Self
 
 import pytest
+import redis
 
 from streamlayer import Admin, Consumer, Producer
 from streamlayer.embedded import Server
@@ -296,6 +297,39 @@ def test_a_busy_server_is_not_taken_for_a_weaker_one(place: Place) -> None:
         assert (producer.send_and_wait("t", b"3", partition=0)).offset == 2
         assert future.done()
     assert stored_values({"url": place.server.url}, "t") == [b"1", b"2", b"3"]
+
+
+@pytest.mark.parametrize("place", REAL, indirect=True)
+def test_who_comes_while_the_server_cannot_be_used_yet_waits(place: Place) -> None:
+    """At the first contact, too: somebody is there, and the url is right."""
+    produce({"url": place.server.url}, range(1), count=1)
+    producer, admin, asking = Producer(url=place.url), Admin(url=place.url), Admin(url=place.url)
+    reader, joining = Consumer("t", url=place.url), member({"url": place.url}, "t")
+    with busy(place):
+        sync_wait_until(lambda: is_busy(place), "it is busy")
+        waits = [
+            sync_beside(lambda: producer.send_and_wait("t", b"1", partition=0)),
+            sync_beside(admin.__enter__),
+            sync_beside(asking.list_topics),
+            sync_beside(lambda: drain(reader, until=1)),
+            sync_beside(lambda: drain(joining, until=1)),
+        ]
+        links = [each._client._link for each in (producer, admin, asking, reader)]
+        sync_wait_until(lambda: all(link.put_off for link in links), "all have met it")
+        assert not any(each.done() for each in waits)
+    for each in waits:
+        each.result()
+    for client in (producer, admin, asking, reader, joining):
+        client.close()
+
+
+def is_busy(place: Place) -> bool:
+    """Whether it says so."""
+    try:
+        place.client.ping()
+    except redis.ResponseError:
+        return True
+    return False
 
 
 @pytest.mark.parametrize("place", REAL[:1], indirect=True)
