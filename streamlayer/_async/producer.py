@@ -490,7 +490,7 @@ class Producer(Generic[K, V]):
         return slices
 
     async def _append_run(
-        self, queue: TopicQueue, layout: tuple[str, int], run: Run, headers: Headers | None
+        self, queue: TopicQueue, layout: tuple[str, int, int], run: Run, headers: Headers | None
     ) -> list[Slice]:
         slices: list[Slice] = []
         start = 0
@@ -540,7 +540,11 @@ class Producer(Generic[K, V]):
             return
         entry = await open_topic(self._client, queue.name, self._options.max_block_ms)
         deadline = waiting.monotonic_ms() + self._options.max_block_ms
-        while entry is not None and queue.topic_id == entry.id and queue.generation < entry.generation:
+        while (
+            entry is not None
+            and queue.topic_id == entry.id
+            and (queue.generation < entry.generation or queue.count < entry.partitions)
+        ):
             left = deadline - waiting.monotonic_ms()
             if left <= 0 or self._queues.get(queue.name) is not queue:
                 return

@@ -201,10 +201,13 @@ class Replay:
                 future = producer.send(self._target(letter), record.value, record.key, headers=letter.headers or None)
                 under_way.append((letter, future))
             producer.flush()
-        except StreamlayerError as error:
+        except BaseException as error:  # Ctrl-C too
             with suppress(StreamlayerError):
                 producer.flush()
-            error.add_note("What was sent before is remembered. --topic and --error choose others, --to another topic.")
+            if isinstance(error, StreamlayerError):
+                error.add_note(
+                    "What was sent before is remembered. --topic and --error choose others, --to another topic."
+                )
             raise
         finally:
             sent = [letter for letter, future in under_way if future.done() and future.exception(0) is None]

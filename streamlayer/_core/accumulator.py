@@ -162,9 +162,9 @@ class TopicQueue:
         self.asked = self.held_until = 0
 
     @property
-    def layout(self) -> tuple[str, int]:
-        """What tells one layout from another: the topic's id and the generation."""
-        return self.topic_id, self.generation
+    def layout(self) -> tuple[str, int, int]:
+        """What tells one layout from another. A server that lost a growth gives its generation again."""
+        return self.topic_id, self.generation, self.count
 
     @property
     def undecided(self) -> bool:

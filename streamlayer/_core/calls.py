@@ -247,6 +247,7 @@ def append(
     max_timestamp: int,
     frame: bytes,
     acks: Acks = 1,
+    partitions: int | None = None,
 ) -> Call[Appended]:
     """Add one batch.
 
@@ -256,6 +257,7 @@ def append(
     :param epoch: its epoch for this partition.
     :param sequence: the first record's sequence number.
     :param acks: ``"all"``: it is refused while fewer replicas are connected than the topic wants.
+    :param partitions: how many the topic has in the layout by which keys placed its records; ``None``: whatever it has.
     """
     return Call(
         scripts.APPEND,
@@ -264,6 +266,7 @@ def append(
             topic_id,
             partition,
             generation,
+            "" if partitions is None else partitions,
             "" if key_hash is None else key_hash,
             segment,
             producer,

@@ -15,7 +15,7 @@ the topic is          until                                                     
 current               ``GROWING``, ``STALE_GENERATION`` or ``WRONG_PARTITION``      everything
                       refuses a batch, or an answer has a higher generation
 stale, undecided      no batch of it is frozen                                      only what is frozen, byte for byte
-stale, decided        it was read again. A higher generation: regrouped, and        nothing
+stale, decided        it was read again. Another layout: regrouped, and           nothing
                       current. The same: held. It could not be read: held, stale
 held                  2, 4, … 64 ms are over: as before                             nothing
 ====================  ============================================================  ===================================
@@ -102,7 +102,7 @@ def follow(
     elif found.generation < topic.generation or found.count < topic.count:
         msg = f"{topic.name}: the server lost the topic's newest partitions; this was not written. Send it again"
         lose_topic(accumulator, topic, UnknownTopicIdError(msg), result)
-    elif found.generation == topic.generation:
+    elif found.layout == topic.layout:
         result.done = give_up_late(accumulator, None, now)
         _hold(topic, now)
         topic.stale = False  # what was refused goes again: the server may not have had this layout everywhere

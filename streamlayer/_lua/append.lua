@@ -1,6 +1,6 @@
 -- append: add one batch to a partition, once for each (producer, epoch, sequence).
 -- KEYS: meta tail segs producers log index times
--- ARGV: topic_id partition:int generation key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int acks frame channel
+-- ARGV: topic_id partition:int generation partitions key_hash segment:int producer producer_epoch:int sequence:int crc count:int min_timestamp:int max_timestamp:int acks frame channel
 -- returns: base_offset append_time open_segment epochs generation min_insync_replicas flush
 -- errors: FOREIGN UNKNOWN_TOPIC TOPIC_REPLACED LAYOUT DAMAGED FENCED_PRODUCER SEQUENCE_REUSED STALE GAP GROWING STALE_GENERATION WRONG_PARTITION NOT_ENOUGH_REPLICAS TOO_LARGE BAD_TIMESTAMP SEGMENT TRIM
 -- flags: -
@@ -52,7 +52,9 @@ end
 
 if key_hash ~= '' then
   if m[18] then return refuse('GROWING', m[18]) end
-  if generation ~= m[2] then return refuse('STALE_GENERATION', m[2]) end
+  -- A server that lost a growth gives its generation again: the count tells them apart.
+  local other = generation ~= m[2] or (partitions ~= '' and partitions ~= m[3])
+  if other then return refuse('STALE_GENERATION', m[2]) end
   if key_hash % tonumber(m[3]) ~= partition then return refuse('WRONG_PARTITION', m[3]) end
 end
 if acks == 'all' and insync > 1 then

@@ -403,6 +403,7 @@ class Sender:
             max_timestamp=newest,
             acks=self._acks,
             frame=frame,
+            partitions=topic.count,
         )
 
     def _release(self, batches: list[Batch]) -> None:

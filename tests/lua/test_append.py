@@ -511,10 +511,12 @@ def test_the_hash_is_checked_against_the_partitions_own_count(redis_client: redi
     assert log.append(b"a", key_hash=5, generation=3).base_offset == 1
     assert log.append(b"a", key_hash=6, generation=3) == ("WRONG_PARTITION", "5")
     assert log.append(b"a", key_hash=5, generation=2) == ("STALE_GENERATION", "3")
-    assert log.append(b"a", generation=2).base_offset == 2
+    assert log.append(b"a", key_hash=5, generation=3, partitions=4) == ("STALE_GENERATION", "3")
+    assert log.append(b"a", key_hash=5, generation=3, partitions=5).base_offset == 2
+    assert log.append(b"a", generation=2).base_offset == 3
     log.set_meta(growing=7)
     assert log.append(b"a", key_hash=5, generation=3) == ("GROWING", "7")
-    assert log.append(b"a", generation=3).base_offset == 3
+    assert log.append(b"a", generation=3).base_offset == 4
 
 
 @pytest.mark.parametrize(

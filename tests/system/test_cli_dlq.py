@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import redis
@@ -17,6 +19,7 @@ from streamlayer.testing import record
 from tests import servers
 from tests.shell.async_.test_truncation import power_failure
 from tests.system.test_cli import Cli
+from tests.waiting import sync_wait_until
 
 pytestmark = pytest.mark.system
 
@@ -176,6 +179,19 @@ def test_letters_go_back_once(cli: Cli, told: Told) -> None:
     ]  # fmt: skip
 
 
+def test_bytes_go_back_as_they_were(cli: Cli, told: Told) -> None:
+    """A null value, no key, a key that is no text, a batch that was compressed: nothing is lost on the way."""
+    pairs: list[tuple[Any, bytes | None]] = [(None, b"\xff\x00"), (b"\xff" * 3000, None), (b"", b"")]
+    with Producer(**cli.where, compression_type="gzip") as producer:
+        for value, key in pairs:
+            dead = record("refunds", value, key)
+            said = dead_letters.headers(dead, "billing", NO_ANSWER, 5)
+            producer.send(DEAD, dead.value, dead.key, partition=1, headers=said)
+    assert told("dlq", "list", DEAD, "--json")[0] == 0
+    assert told("dlq", "replay", DEAD) == (0, "replayed 3 letters: 3 to refunds")
+    assert [(back.value, back.key) for back in read(cli, "refunds")] == pairs
+
+
 def test_what_was_left_out_is_replayed_later(cli: Cli, told: Told) -> None:
     """A choice sends what was chosen, and takes nothing away from a later replay, nor does that repeat it."""
     for number in range(6):
@@ -284,6 +300,33 @@ def test_two_replays_share_the_letters(cli: Cli, told: Told) -> None:
             assert b"Another replay of orders.dead is at work on the rest." in process.stderr.read()
     assert told("dlq", "replay", DEAD)[1] == "replayed 1 letter: 1 to orders"
     assert values(cli, "orders") == ["one", "two"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["interrupted", "killed"])
+def test_a_replay_that_is_ended(cli: Cli, told: Told, number: signal.Signals) -> None:
+    """Wherever Ctrl-C or a kill meets it, the next one sends the rest: none is lost, and 500 go twice at most."""
+    letters = 50_000
+    with Producer(**cli.where) as producer:
+        said = dead_letters.headers(record("orders", b""), "billing", NO_ANSWER, 5)
+        for each in range(letters):
+            producer.send(DEAD, b"%d" % each, partition=each % 2, headers=said)
+    with cli.start("dlq", "replay", DEAD) as process, Admin(**cli.where) as admin:
+
+        def gone_back() -> int:
+            return sum(log.log_end for log in admin.describe_topics(["orders"])["orders"].partitions)
+
+        sync_wait_until(gone_back, "the first are back")
+        process.send_signal(number)
+        status = process.wait(30)
+        assert status == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert gone_back() < letters
+        members = admin.describe_groups(["dlq-replay"])["dlq-replay"].members
+        assert bool(members) == (number == signal.SIGKILL)
+        admin.remove_group_members("dlq-replay", [member.member_id for member in members])
+    assert told("dlq", "replay", DEAD)[0] == 0
+    back = values(cli, "orders")
+    assert {*back} == {str(each) for each in range(letters)}
+    assert len(back) - letters <= 500
 
 
 def test_a_letter_under_the_offset_of_a_lost_one_goes() -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from zlib import crc32
 
 import pytest
 import redis
@@ -15,7 +16,7 @@ from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from streamlayer.errors import LogTruncationError, UnknownTopicOrPartitionError
 from tests.beside import aio_beside
-from tests.shell.async_.reading import read, stored_values
+from tests.shell.async_.reading import read, stored, stored_values
 from tests.waiting import aio_wait_until
 
 TP = TopicPartition("t", 0)
@@ -234,3 +235,20 @@ async def test_a_reader_is_told_where_a_growth_was_lost(own_server: Server) -> N
                 gone += 1
     assert (values, gone) == ([b"new2", b"new3", b"new4"], 1)
     assert (consumer.metrics().truncations, consumer.metrics().records_lost) == (1, 2)
+
+
+async def test_a_growth_that_was_lost_and_made_anew_is_another_one(own_server: Server) -> None:
+    """It has the same generation, and a count of its own: a producer that noticed nothing follows it."""
+    keys = [b"k%d" % i for i in range(20)]
+    async with Producer(url=own_server.url, num_partitions=1) as producer, Admin(url=own_server.url) as admin:
+        await producer.send_many("t", keys, keys)
+        with power_failure(own_server):
+            await admin.create_partitions({"t": 2})
+            await producer.send_many("t", keys, keys)
+        await admin.create_partitions({"t": 3})
+        await producer.send_many("t", [b"new"] * 20, keys)
+        with pytest.raises(LogTruncationError):
+            await producer.flush()
+    records = [r for r in await stored({"url": own_server.url}, "t") if r.value == b"new"]
+    assert {r.key: r.partition for r in records} == {key: crc32(key) % 3 for key in keys}
+    assert len(records) == 20
