@@ -394,6 +394,7 @@ class Pool:
         """Cancel what still runs."""
         for timer in (*self._timers.values(), *filter(None, [self._batch_timer])):
             timer.cancel()
+        self._calls.closing()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

@@ -167,6 +167,28 @@ async def test_whatever_is_raised_is_the_records_trouble(
     assert [record.value for record in await stored(aio_args, "t.dead")] == [b"bad"]
 
 
+async def test_a_call_that_cancels_its_own_task_has_failed(aio_args: dict[str, Any]) -> None:
+    """As some time limits do that forget to take it back: the worker goes on with all else."""
+    app = App(**aio_args)
+    seen: list[bytes] = []
+
+    @app.consumer("t", group_id="g", retries=SOON, dead_letter="t.dead")
+    async def handle(value: bytes) -> None:
+        if value == b"bad":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await work(1000)
+        await work(1)
+        seen.append(value)
+
+    await produce(aio_args, "t", [b"1", b"bad", b"2"])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert seen == [b"1", b"2"]
+    assert [record.value for record in await stored(aio_args, "t.dead")] == [b"bad"]
+
+
 async def test_a_generator_that_is_returned_is_a_failure(aio_args: dict[str, Any]) -> None:
     """It cannot be known before: then it is told, and not committed over."""
     app = App(**aio_args)
