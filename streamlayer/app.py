@@ -29,10 +29,11 @@ from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import Handler
 from streamlayer._worker.outputs import ProducerRecord, to_key, to_value
+from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.retry import Retry
 from streamlayer._worker.runner import Runner
 from streamlayer._worker.watch import Watch
-from streamlayer.errors import ConfigurationError, IllegalStateError
+from streamlayer.errors import ConfigurationError, IllegalStateError, RequestTimedOutError
 
 if TYPE_CHECKING:
     from streamlayer.testing import AppTest
@@ -110,7 +111,7 @@ class App:
         self._lifespan = lifespan
         self._declared: list[Declared] = []
         self._runners: list[Runner] = []
-        self._producer: Producer[Any, Any] | None = None
+        self._producer: OwnProducer | None = None
         self._block: tuple[asyncio.Task[None], asyncio.Event] | None = None
         self._failure = ""
 
@@ -149,7 +150,8 @@ class App:
         What its parameters are given is in their annotations: a pydantic model, ``dict`` or whatever pydantic validates
         from the value's JSON; ``bytes`` or ``str``: the value; ``ConsumerRecord``: the record. A ``list[…]`` of one of
         them takes batches. A parameter with a default is left alone. An ``async def`` is awaited in the event loop; a
-        ``def`` runs in a thread.
+        ``def`` runs in a thread. Each call has a context (``contextvars``) of its own. Whatever it raises is the
+        record's failure, ``sys.exit`` too.
 
         :param topics: what to read.
         :param group_id: the group, in which each partition is one process's.
@@ -218,11 +220,13 @@ class App:
     def producer(self) -> Producer[Any, Any]:
         """For what handlers send beside what they return, and for others in the same loop.
 
-        Keys are bytes or str, values bytes, str, or what pydantic makes JSON of. What was sent is flushed before a
-        commit: if that fails, nothing is committed, and the records are handled again.
+        Keys are bytes or str, values bytes, str, or what pydantic makes JSON of. What a handler sends and does not wait
+        for is waited for before its record is done; if it does not arrive, the call has failed, and is tried again.
+        What others send (a task that a handler leaves running) is flushed before a commit: if that fails, nothing is
+        committed. It belongs to the event loop: a handler that runs in a thread returns a ``ProducerRecord``.
         """
         if self._producer is None:
-            self._producer = Producer(**self._common, key_serializer=to_key_bytes, value_serializer=to_value_bytes)
+            self._producer = OwnProducer(**self._common, key_serializer=to_key_bytes, value_serializer=to_value_bytes)
         return self._producer
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -244,7 +248,7 @@ class App:
         watch = Watch(asyncio.get_running_loop())
         try:
             async with AsyncExitStack() as stack:
-                stack.push_async_callback(self._close_producer)
+                stack.push_async_callback(self._close_producer, max(grace_ms, 1000))
                 if self._lifespan is not None:
                     await stack.enter_async_context(self._lifespan(self))
                 self._runners = [Runner(d, self._common, lambda: self._producer, grace_ms) for d in self._declared]
@@ -271,10 +275,13 @@ class App:
                 self._failure = str(outcome)
                 raise outcome
 
-    async def _close_producer(self) -> None:
+    async def _close_producer(self, timeout_ms: int) -> None:
         producer, self._producer = self._producer, None
         if producer is not None:
-            await producer.close()
+            try:
+                await producer.close(timeout_ms=timeout_ms)
+            except RequestTimedOutError as error:  # no record is done whose handler has sent that
+                logger.error("app.producer: what was sent last did not arrive: %s", error)  # noqa: TRY400 - expected
 
     def run(self, *, grace_ms: int | None = None) -> None:
         """Handle records in this process until SIGTERM or SIGINT (Ctrl-C): then finish what is in hand and return.

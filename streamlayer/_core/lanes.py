@@ -129,14 +129,31 @@ class Lanes:
 
     def finish(self, job: Job) -> None:
         """A job's lanes go on with what comes next; whether its records are done is another matter."""
-        for lane in job.lanes:
+        lanes, job.lanes = job.lanes, []
+        self._free(lanes)
+
+    def part(self, job: Job) -> None:
+        """The lanes of which a job has no records any more go on, though others of its lanes are held up."""
+        if self._by_key:
+            held = {record.key for record in job.records}
+            free = [lane for lane in job.lanes if lane.key not in held]
+            job.lanes = [lane for lane in job.lanes if lane.key in held]
+            self._free(free)
+
+    def lane_of(self, record: Record) -> object:
+        """What tells a record's lane from others."""
+        if self._loose or (self._by_key and record.key is None):
+            return record.offset
+        return record.key if self._by_key else None
+
+    def _free(self, lanes: list[Lane]) -> None:
+        for lane in lanes:
             lane.busy = False
             if lane.waiting:
                 self.available += len(lane.waiting)
                 self._ready.append(lane)
             elif self._lanes.get(lane.key) is lane:
                 del self._lanes[lane.key]
-        job.lanes = []
 
     def done(self, job: Job, records: Sequence[Record] | None = None) -> None:
         """A job's records need no more handling.

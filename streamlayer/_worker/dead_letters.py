@@ -36,7 +36,7 @@ def headers(
         TIMESTAMP: str(record.timestamp),
         GROUP: group_id,
         ERROR: type(error).__name__,
-        MESSAGE: str(error)[:_LONGEST_MESSAGE],
+        MESSAGE: text_of(error)[:_LONGEST_MESSAGE],
         ATTEMPTS: str(attempts),
     }
     return (*without(record.headers), *((name, text.encode("utf-8", "replace")) for name, text in told.items()))
@@ -45,3 +45,16 @@ def headers(
 def without(given: tuple[tuple[str, bytes], ...]) -> tuple[tuple[str, bytes], ...]:
     """A record's own headers."""
     return tuple((name, value) for name, value in given if not name.startswith(PREFIX))
+
+
+def text_of(error: BaseException) -> str:
+    """What an error says, whatever its class makes of that."""
+    try:
+        return str(error)
+    except Exception as another:  # noqa: BLE001 - it is the user's code
+        return f"(its text cannot be had: {type(another).__name__})"
+
+
+def told(error: BaseException) -> str:
+    """An error for a line of log."""
+    return f"{type(error).__name__}: {text_of(error)}"

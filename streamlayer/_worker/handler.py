@@ -6,6 +6,7 @@ is the handler's own.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 import typing
@@ -39,9 +40,12 @@ class Handler:
     def __init__(self, call: Callable[..., Any], names: Mapping[str, Any]) -> None:
         self.call = call
         self.name = getattr(call, "__qualname__", None) or repr(call)
-        self.is_async = inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(
-            getattr(call, "__call__", None)  # noqa: B004 - an object with an async __call__
-        )
+        inner = _inner(call)
+        self.is_async = inspect.iscoroutinefunction(inner)
+        if inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner):
+            msg = f"handler {self.name} is a generator, which nobody runs: have it return a list instead of yielding"
+            raise ConfigurationError(msg)
+        self._globals: Mapping[str, Any] = getattr(inspect.unwrap(inner), "__globals__", {})
         self.takes_batches = False
         self._readers: dict[str, Reader] = {}
         self._positional: list[str] = []
@@ -80,8 +84,7 @@ class Handler:
         if annotation is parameter.empty:
             return None
         if isinstance(annotation, str):
-            inner = inspect.unwrap(self.call)
-            known = {**getattr(inner, "__globals__", {}), **names}
+            known = {**self._globals, **names}
             try:
                 annotation = eval(annotation, known)  # noqa: S307 - the user's own annotation, as typing does
             except Exception as error:  # noqa: BLE001 - whatever it is, the annotation cannot be read
@@ -122,6 +125,13 @@ class Handler:
 
 
 _NONE: Final = type(None)
+
+
+def _inner(call: Any) -> Any:
+    """What a call runs: the function in a ``partial``, the ``__call__`` of an object."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    return call if inspect.isroutine(call) else getattr(call, "__call__", call)  # noqa: B004 - its type's
 
 
 def _list_item(annotation: Any) -> Any:

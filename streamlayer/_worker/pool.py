@@ -20,10 +20,10 @@ from streamlayer._core.refusals import where
 from streamlayer._waiting import aio as waiting
 from streamlayer._waiting.aio import RecordFuture
 from streamlayer._worker import dead_letters
+from streamlayer._worker.calls import Calls
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import InvalidRecordError
 from streamlayer._worker.outputs import outputs
-from streamlayer._worker.threads import Threads
 
 logger = logging.getLogger("streamlayer")
 
@@ -31,6 +31,12 @@ TURN_S: Final = 0.005
 """After this long without waiting, a call gives the event loop a turn."""
 SLOW_S: Final = 60.0
 """A call that runs for longer is told of, once."""
+
+CLOSE_S: Final = 1.0
+"""How long calls that are cancelled may take to end."""
+
+LEAST_HELD_MS: Final = 1000
+"""Between attempts that go on for ever, where there is no wait between those before."""
 
 
 class Pool:
@@ -54,9 +60,7 @@ class Pool:
         self._batch_timer: asyncio.TimerHandle | None = None
         self._turn_at = 0.0
         self._settled = waiting.Signal()
-        self._threads = (
-            None if self._handler.is_async else Threads(declared.concurrency, f"handler-{self._handler.name}")
-        )
+        self._calls = Calls(self._handler, declared.concurrency, declared.timeout_ms)
         self._slow: set[Job] = set()
         self.stuck: dict[Job, str] = {}
         """Jobs that failed in all their attempts and are not dead letters yet, and why."""
@@ -76,7 +80,7 @@ class Pool:
             self._spawn(self._call_on(job))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
+        task = self._calls.spawn(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
 
@@ -140,16 +144,11 @@ class Pool:
             else:
                 arguments = self._handler.arguments(job.records[0]) if job.records else []
             records = job.records
-            result = await self._run(arguments) if records else None
-            sent = [] if result is None or job.void else await self._send(result, records)
+            sent = await self._handle(job, arguments, records) if records else []
         except InvalidRecordError as error:
             self._failed_to_read(job, error)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is the record's trouble, not the worker's
             self._failed(job, error)
-        except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
-                raise
-            self._failed(job, RuntimeError(f"the handler was cancelled from within: {error!r}"))
         else:
             job.owner.finish(job)
             if sent:
@@ -172,20 +171,12 @@ class Pool:
                 self._complete(job, [record])
         return self._handler.batch(rows)
 
-    async def _run(self, arguments: list[Any]) -> Any:
-        if self._threads is not None:
-            return await self._threads.call(self._handler.call, arguments)
-        if self._declared.timeout_ms is None:
-            return await self._handler.call(*arguments)
-        limit = asyncio.timeout(self._declared.timeout_ms / 1000)
-        try:
-            async with limit:
-                return await self._handler.call(*arguments)
-        except TimeoutError as error:
-            if limit.expired():
-                msg = f"it took longer than timeout_ms={self._declared.timeout_ms}"
-                raise TimeoutError(msg) from error
-            raise
+    async def _handle(self, job: Job, arguments: list[Any], records: list[Record]) -> list[RecordFuture]:
+        """Call the handler; the answer is what has to be in the log before the records are done."""
+        result, sent = await self._calls.call(arguments)
+        if job.void:
+            return []
+        return sent if result is None else [*sent, *await self._send(result, records)]
 
     async def _send(self, result: Any, records: list[Record]) -> list[RecordFuture]:
         batch = self._handler.takes_batches
@@ -235,7 +226,7 @@ class Pool:
             return
         retries, more = self._declared.retries, job.attempts < self._declared.retries.attempts
         place = self._place(job)
-        said = f"{place}: {self._handler.name} failed, attempt {job.attempts}: {_told(error)}"
+        said = f"{place}: {self._handler.name} failed, attempt {job.attempts}: {dead_letters.told(error)}"
         if more:
             wait = retries.wait_ms(job.attempts, random.random())
             logger.warning("%s. Again in %d ms", said, wait, exc_info=error if job.attempts == 1 else None)
@@ -256,16 +247,19 @@ class Pool:
         if self._declared.dead_letter is not None:
             self._spawn(self._bury_job(job, error))
             return
-        job.attempts += 1
-        wait = self._hold(job, f"{self._place(job)}: {error}", error)
+        if len(job.records) > 1:  # others of the batch are not to wait for it
+            job.singly, wait = True, 0.0
+        else:
+            job.attempts += 1
+            wait = self._hold(job, f"{self._place(job)}: {error}", error)
         self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
 
     def _hold(self, job: Job, said: str, error: Exception) -> float:
         """Nothing else can be done with a record: it is tried for ever, for it must not be lost."""
         retries = self._declared.retries
-        wait = retries.wait_ms(job.attempts, random.random())
+        wait = retries.wait_ms(job.attempts, random.random()) or LEAST_HELD_MS
         logger.error("%s. There is no dead_letter= to put it into: it is kept, and tried again in %d ms", said, wait)
-        self.stuck[job] = f"{self._place(job)}: {_told(error)}"
+        self.stuck[job] = f"{self._place(job)}: {dead_letters.told(error)}"
         return wait
 
     def _over(self, job: Job) -> bool:
@@ -282,6 +276,8 @@ class Pool:
 
     def _again(self, job: Job) -> None:
         del self._timers[job]
+        if self._over(job):
+            return
         if not job.records:
             self.stuck.pop(job, None)
         job.owner.again(job)
@@ -290,17 +286,21 @@ class Pool:
     async def _call_singly(self, job: Job) -> None:
         """A batch that keeps failing: one call for each record, the last for each that fails in it."""
         trouble: Exception | None = None
+        held: set[object] = set()
         for record in list(job.records):
-            if job.void or record not in job.records:
-                continue  # another's by now; or reading went back behind it
+            lane = job.owner.lane_of(record)
+            if job.void or record not in job.records or lane in held:
+                continue  # another's by now; reading went back behind it; or it comes after one that is kept
             try:
-                result = await self._run(self._handler.batch([self._handler.arguments(record)]))
-                for future in [] if result is None or job.void else await self._send(result, [record]):
+                arguments = self._handler.batch([self._handler.arguments(record)])
+                for future in await self._handle(job, arguments, [record]):
                     await future
             except Exception as error:  # noqa: BLE001 - as in _call
-                if self._declared.dead_letter is None or not await self._bury(job, record, error, job.attempts + 1):
+                attempts = 0 if isinstance(error, InvalidRecordError) else job.attempts + 1
+                if self._declared.dead_letter is None or not await self._bury(job, record, error, attempts):
                     trouble = error
-                    break
+                    held.add(lane)
+                    continue
             self._complete(job, [record])
         if self._over(job):
             return
@@ -309,8 +309,12 @@ class Pool:
             self._complete(job)
             self.offer(job.owner)
         else:
+            job.owner.part(job)
+            self.offer(job.owner)
             job.attempts += 1
-            wait = self._hold(job, f"{self._place(job)}: {self._handler.name} failed: {_told(trouble)}", trouble)
+            wait = self._hold(
+                job, f"{self._place(job)}: {self._handler.name} failed: {dead_letters.told(trouble)}", trouble
+            )
             self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
 
     # --- dead letters ------------------------------------------------------------------------------------------------
@@ -339,20 +343,20 @@ class Pool:
         place = f"{where(record.topic, record.partition)}, offset {record.offset}"
         headers = dead_letters.headers(record, self._declared.group_id, error, attempts)
         failures = 0
-        self.stuck[job] = f"{place}: on its way to {topic}: {_told(error)}"
+        self.stuck[job] = f"{place}: on its way to {topic}: {dead_letters.told(error)}"
         while not job.void:
             try:
                 await self._producer.send_and_wait(topic, record.value, record.key, headers=headers)
             except Exception as trouble:  # noqa: BLE001 - the record is kept whatever it is
                 failures += 1
-                wait = self._declared.retries.wait_ms(failures, random.random())
-                self.stuck[job] = said = f"{place}: not put into {topic}: {_told(trouble)}"
+                wait = self._declared.retries.wait_ms(failures, random.random()) or LEAST_HELD_MS
+                self.stuck[job] = said = f"{place}: not put into {topic}: {dead_letters.told(trouble)}"
                 logger.error("%s. It is kept, and tried again in %d ms", said, wait)  # noqa: TRY400 - the line says it
                 if job.owner.closing:
                     break
                 await waiting.sleep_ms(wait)
             else:
-                logger.error("%s: is in %s now: %s", place, topic, _told(error))
+                logger.error("%s: is in %s now: %s", place, topic, dead_letters.told(error))
                 return True
         return False
 
@@ -392,9 +396,9 @@ class Pool:
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        if self._threads is not None:
-            self._threads.close()
+        if tasks and (left := (await asyncio.wait(tasks, timeout=CLOSE_S))[1]):
+            logger.warning("%s: %d calls do not let themselves be cancelled: left alone", self._handler.name, len(left))
+        self._calls.close()
 
     def _place(self, job: Job) -> str:
         if not job.records:
@@ -402,7 +406,3 @@ class Pool:
         first, last = job.records[0].offset, job.records[-1].offset
         offsets = f"offset {first}" if first == last else f"offsets {first} to {last}"
         return f"{where(*job.owner.tp)}, {offsets}"
-
-
-def _told(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}"

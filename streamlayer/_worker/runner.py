@@ -25,12 +25,14 @@ from streamlayer._core.progress import MOST_RANGES, Progress, from_metadata
 from streamlayer._types import Health, OffsetAndMetadata, TopicPartition
 from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
+from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.pool import Pool
 from streamlayer.errors import (
     CommitFailedError,
     ConfigurationError,
     CorruptRecordError,
     PartitionDamagedError,
+    RequestTimedOutError,
     StreamlayerError,
     UnknownTopicOrPartitionError,
 )
@@ -40,6 +42,10 @@ logger = logging.getLogger("streamlayer")
 _LOOK_MS: Final = 1000  # how often it looks at what runs for long
 _LONGEST_BACKOFF_MS: Final = 30_000
 _FAILED_COMMIT_MS: Final = 200
+_LARGEST: Final = 32 << 20  # of results and dead letters: their topics' limits count, not one of its own
+_FLUSH_MS: Final = 1000  # how long a commit waits for what nobody waits for; then it is tried again
+_OVERTIME_MS: Final = 1000  # how long after the grace time the last commit may take
+_CLOSING_MS: Final = 500  # how long results that do not count any more may be on their way
 
 
 class _FlushFailedError(StreamlayerError):
@@ -61,7 +67,7 @@ class Runner(ConsumerRebalanceListener):
         self,
         declared: Declared,
         common: Mapping[str, Any],
-        own_producer: Callable[[], Producer[Any, Any] | None],
+        own_producer: Callable[[], OwnProducer | None],
         grace_ms: int,
     ) -> None:
         self.declared = declared
@@ -75,6 +81,7 @@ class Runner(ConsumerRebalanceListener):
         self._committed: dict[TopicPartition, tuple[int, str]] = {}
         self._held: dict[TopicPartition, str] = {}
         self._stopping = asyncio.Event()
+        self._limit: asyncio.Timeout | None = None
         self._polling = False
         self._commit_at = self._look_at = 0
         self._trouble = ""
@@ -106,6 +113,9 @@ class Runner(ConsumerRebalanceListener):
 
     def stop(self) -> None:
         """Finish what runs, commit, leave. Safe to call again."""
+        if self._limit is not None and not self._stopping.is_set():
+            now = asyncio.get_running_loop().time()
+            self._limit.reschedule(now + (self.grace_ms + _OVERTIME_MS) / 1000)
         self._stopping.set()
         self._wake()
 
@@ -118,7 +128,11 @@ class Runner(ConsumerRebalanceListener):
 
     async def _session(self) -> None:
         """A consumer's life."""
-        producer: Producer[Any, Any] = Producer(**self._common, linger_ms=1)  # what waits for an answer gathers
+        producer: Producer[Any, Any] = Producer(
+            **self._common,
+            linger_ms=1,  # what waits for an answer gathers
+            max_request_size=_LARGEST,
+        )
         self._pool = pool = Pool(self.declared, producer, self._note)
         self._consumer = consumer = Consumer(
             *self.declared.topics,
@@ -128,12 +142,19 @@ class Runner(ConsumerRebalanceListener):
             enable_auto_commit=False,
             listener=self,
         )
+        self._limit = limit = asyncio.timeout(None)
         try:
-            await consumer.__aenter__()
-            while not self._stopping.is_set():
-                await self._turn(consumer, pool)
-            await self._give_up(list(self._partitions.values()))
+            async with limit:
+                await consumer.__aenter__()
+                while not self._stopping.is_set():
+                    await self._turn(consumer, pool)
+                await self._give_up(list(self._partitions.values()))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            logger.warning("%s could not commit in time: what it has done since is handled again", self)
         finally:
+            self._limit = None
             await self._end(consumer, pool, producer)
 
     async def _end(self, consumer: Consumer, pool: Pool, producer: Producer[Any, Any]) -> None:
@@ -282,7 +303,9 @@ class Runner(ConsumerRebalanceListener):
         if producer is None:
             return
         try:
-            await producer.flush()
+            await producer.flush_others(_FLUSH_MS)
+        except RequestTimedOutError:
+            raise
         except StreamlayerError as error:
             msg = f"what a handler sent with app.producer did not arrive, so nothing is committed: {error}"
             raise _FlushFailedError(msg) from error
@@ -379,7 +402,7 @@ class Runner(ConsumerRebalanceListener):
 
 async def _close_quietly(producer: Producer[Any, Any]) -> None:
     try:
-        await producer.close()
+        await producer.close(timeout_ms=_CLOSING_MS)
     except StreamlayerError as error:
         logger.debug("not sent at the end: %s", error)  # its records are not done, and are handled again
 

@@ -92,11 +92,11 @@ class Supervisor:
         self._stopping, self._over = Latch(), Latch()
         self._changed = Signal()
         self._signals: list[int] = []
-        self._overdue = False
+        self._untidy = False
         self._removals: set[asyncio.Task[None]] = set()
 
     async def run(self) -> int:
-        """Until SIGTERM or SIGINT; the exit status: 0, 1 if a child had to be killed, 128 + the second signal.
+        """Until SIGTERM or SIGINT; the exit status: 0, 1 if a child did not end in order, 128 + the second signal.
 
         :raises OSError: the port is taken.
         """
@@ -118,7 +118,7 @@ class Supervisor:
             logger.warning("stopped at once")
             return 128 + self._signals[1]
         logger.info("stopped")
-        return int(self._overdue)
+        return int(self._untidy)
 
     async def _finish(self, beside: list[asyncio.Task[None]]) -> None:
         """What the last children left is removed, if that is possible; then nothing runs any more."""
@@ -164,9 +164,11 @@ class Supervisor:
         self._removals.add(removal)
         removal.add_done_callback(self._removals.discard)
         how, lived_ms = how_it_ended(life.status), life.lived_ms()
-        in_order = self._stopping.is_set() and life.status == 0
+        stopping = self._stopping.is_set()
+        in_order = life.status in {0, -signal.SIGTERM}  # the latter: it was told before it had begun
+        self._untidy |= stopping and not in_order
         logger.log(
-            logging.INFO if in_order else logging.WARNING,
+            logging.INFO if stopping and in_order else logging.WARNING,
             "%s (pid %d) %s after %.1f s", worker.name, life.pid, how, lived_ms / 1000,
         )  # fmt: skip
         await asyncio.wait([removal], timeout=REMOVAL_MS / 1000)
@@ -274,7 +276,6 @@ class Supervisor:
     def _kill_overdue(self) -> None:
         for worker in self.workers:
             if worker.life is not None and not worker.life.ended.is_set():
-                self._overdue = True
                 logger.error("%s (pid %d) did not end in time: it is killed", worker.name, worker.life.pid)
                 worker.life.signal(signal.SIGKILL)
 

@@ -6,8 +6,8 @@ They are daemons: a handler that hangs keeps nobody from ending the process, as 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 from collections.abc import Callable
+from contextvars import Context
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -27,14 +27,13 @@ class Threads:
         self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
         self._started = self._busy = 0
 
-    async def call(self, function: Callable[..., Any], arguments: list[Any]) -> Any:
-        """Call a function in a thread, with the caller's context; its outcome is the answer's.
+    async def call(self, context: Context, function: Callable[..., Any], arguments: list[Any]) -> Any:
+        """Call a function in a thread, in a context; its outcome is the answer's.
 
         Whoever is cancelled here waits no more; the function runs on.
         """
         loop = asyncio.get_running_loop()
         outcome: asyncio.Future[Any] = loop.create_future()
-        context = contextvars.copy_context()
         self._busy += 1
         outcome.add_done_callback(self._freed)
         if self._started < min(self._most, self._busy):

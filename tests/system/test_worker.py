@@ -258,6 +258,32 @@ logging.basicConfig(format="MINE %(message)s", level="INFO")
         assert {line.partition(" ")[0] for line in crew.log().splitlines()} == {"MINE"}
 
 
+def test_lifespan(url: str, tmp_path: Path) -> None:
+    """Each process runs the app's start-up and shut-down; one whose shut-down fails shows in the exit status."""
+    shop = (
+        """
+import contextlib, logging
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    logging.info("opened")
+    yield
+    logging.info("closed")
+    raise OSError("the drawer is stuck")
+
+app = App(lifespan=lifespan)
+"""
+        + SHOP
+    )
+    with WorkerCrew(url, tmp_path, shop, "--processes", "2") as crew:
+        crew.wait_until_ready()
+        assert len(crew.said(r"\] opened\n")) == 2
+        assert crew.stop() == 1
+        assert len(crew.said(r"\] closed\n")) == 2
+        assert crew.log().count("OSError: the drawer is stuck") == 2
+        assert members(url) == {}
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     """What cannot be run is said in plain words, with status 2, before any process is started."""
     (tmp_path / "shop.py").write_text("app = 1\n")

@@ -29,16 +29,32 @@ from tests.waiting import sync_wait_until
 pytestmark = [pytest.mark.system, pytest.mark.alone, pytest.mark.timeout(300)]
 
 PARTITIONS, KEYS = 8, 64
-KILLING_S = 120.0 if THOROUGH else 12.0
+KILLING_S = {"async, by key": 120.0, "threads": 30.0, "batches": 30.0} if THOROUGH else {"async, by key": 12.0}
 STOPS = {"SIGTERM": 6, "killed": 3, "in turn": 3} if THOROUGH else {"SIGTERM": 1, "killed": 1}
 WORKER = "--processes", "4"
-SHOP = """
+SHOPS = {
+    "async, by key": """
 @app.consumer("orders", group_id="billing", concurrency=16, ordering="key")
 async def bill(value: bytes, record: ConsumerRecord):
     begun = time.monotonic()
     await asyncio.sleep(record.offset % 8 / 1000)
     note(record, begun)
-"""
+""",
+    "threads": """
+@app.consumer("orders", group_id="billing", concurrency=8, ordering="partition")
+def bill(record: ConsumerRecord):
+    begun = time.monotonic()
+    threading.Event().wait(record.offset % 3 / 1000)
+    note(record, begun)
+""",
+    "batches": """
+@app.consumer("orders", group_id="billing", concurrency=4, batch_size=20, batch_wait_ms=10)
+async def bill(records: list[ConsumerRecord]):
+    await asyncio.sleep(0.005)
+    for record in records:
+        note(record)
+""",
+}
 
 
 @pytest.fixture
@@ -127,17 +143,18 @@ def all_handled(crew: WorkerCrew, log: list[Logged]) -> None:
     )
 
 
-def test_processes_are_killed(url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("shape", KILLING_S)
+def test_processes_are_killed(url: str, tmp_path: Path, shape: str, capsys: pytest.CaptureFixture[str]) -> None:
     """`kill -9`, every few seconds: every record is handled, in order per key, without gaps in commits.
 
     A killed process's partitions flow again within 300 ms (median).
     """
     dice = random.Random(6)
     owned: dict[int, list[int]] = {}
-    with WorkerCrew(url, tmp_path, SHOP, *WORKER) as crew:
+    with WorkerCrew(url, tmp_path, SHOPS[shape], *WORKER) as crew:
         crew.wait_until_ready()
         with Load(url) as load:
-            ends = time.monotonic() + KILLING_S
+            ends = time.monotonic() + KILLING_S[shape]
             turns = itertools.cycle((2, 1, 4, 3))  # who lives for over ten seconds starts again at once
             while time.monotonic() < ends:
                 threading.Event().wait(dice.uniform(1.8, 3.8))
@@ -166,7 +183,7 @@ def test_processes_are_killed(url: str, tmp_path: Path, capsys: pytest.CaptureFi
             f"{waits[-1] * 1000:.0f} ms at most"
         )
     assert judge(story) == []
-    assert len(killed) >= KILLING_S / 5
+    assert len(killed) >= KILLING_S[shape] / 5
     assert statistics.median(waits) <= 0.3, waits
     assert max(waits) < 5, waits
     assert max(repeats.values(), default=0) <= 100
@@ -178,7 +195,7 @@ def test_stopped_and_started_again(url: str, tmp_path: Path, how: str) -> None:
 
     The same when the supervisor alone is killed, and when its processes are stopped one after the other.
     """
-    crew = WorkerCrew(url, tmp_path, SHOP, *WORKER)
+    crew = WorkerCrew(url, tmp_path, SHOPS["async, by key"], *WORKER)
     with crew:
         crew.wait_until_ready()
         with Load(url) as load:

@@ -367,3 +367,57 @@ async def test_attempts_outlive_the_process(aio_args: dict[str, Any]) -> None:
     assert calls["second"] >= 1
     assert dict((await stored(aio_args, "t.dead"))[0].headers)["dlq.attempts"] == b"4"
     assert await lag(aio_args, "g") == 0
+
+
+@pytest.mark.parametrize("trouble", ["invalid", "raised"])
+async def test_one_record_of_a_batch_holds_up_its_own_key_only(aio_args: dict[str, Any], trouble: str) -> None:
+    """Without dead letters it is kept, with those of its key behind it; all others, also later ones, are done."""
+    app = App(**aio_args)
+    seen: list[int] = []
+    bad = b"bad" if trouble == "invalid" else b"2"
+
+    @app.consumer("t", group_id="g", ordering="key", concurrency=2, retries=SOON, batch_wait_ms=20)
+    async def handle(numbers: list[int]) -> None:
+        if 2 in numbers:
+            raise ValueError("no")
+        seen.extend(numbers)
+
+    await produce(aio_args, "t", [b"%d" % i if i != 2 else bad for i in range(10)], keys=5)
+    async with app:
+        await aio_wait_until(lambda: len(seen) >= 8, "the others of its batch are done")
+        await produce(aio_args, "t", [b"%d" % i for i in range(10, 20)], keys=5)
+        await aio_wait_until(lambda: len(seen) >= 16, "those that come later too")
+        assert app.health().state == "holding"
+    assert sorted(seen) == [i for i in range(20) if i % 5 != 2]
+
+
+async def test_what_is_tried_for_ever_is_not_tried_all_the_time(aio_args: dict[str, Any]) -> None:
+    """`Retry(backoff_ms=0)` means at once for its attempts, not for what is kept: it would do nothing else."""
+    app = App(**aio_args)
+    calls: list[bytes] = []
+
+    @app.consumer("t", group_id="g", ordering="none", retries=Retry(2, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        calls.append(value)
+        if value == b"bad":
+            raise ValueError("no")
+
+    await produce(aio_args, "t", [b"bad", *[b"x"] * 20])
+    async with app:
+        await aio_wait_until(lambda: calls.count(b"x") == 20 and app.health().state == "holding", "all else is done")
+    assert calls.count(b"bad") <= 3
+
+
+async def test_the_largest_records_fit_among_dead_letters(aio_args: dict[str, Any]) -> None:
+    """What a producer may send by default has room for the headers of a dead letter; its partition goes on."""
+    app = App(**aio_args)
+
+    @app.consumer("t", group_id="g", retries=Retry(1), dead_letter="t.dead")
+    async def handle(value: bytes) -> None:
+        raise ValueError("no" * 500)
+
+    largest = b"x" * ((1 << 20) - 100)
+    await produce(aio_args, "t", [largest])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert [record.value for record in await stored(aio_args, "t.dead")] == [largest]

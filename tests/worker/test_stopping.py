@@ -1,0 +1,151 @@
+"""Stopping takes its time, and no longer; a partition that is gone is left alone."""
+
+from __future__ import annotations
+
+import asyncio
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from streamlayer import App, NewTopic, Retry
+from streamlayer.aio import Admin
+from streamlayer.embedded import Server
+from tests.waiting import aio_wait_until
+from tests.worker.diary import committed, produce, stored, until_done
+
+GRACE_MS = 300
+CLOSING_S = 6.0
+"""What leaving may take at most, behind the grace time: a supervisor kills after 5 s and looks each second."""
+
+
+async def stop(app: App, task: asyncio.Task[None], event: asyncio.Event) -> float:
+    """Stop an app that runs; how many seconds it took."""
+    began = monotonic()
+    event.set()
+    await asyncio.wait([task], timeout=30)
+    assert task.done(), f"{app} has not stopped"
+    task.result()
+    return monotonic() - began
+
+
+@pytest.mark.parametrize("by", ["to", "app.producer", "a task"])
+async def test_results_that_do_not_arrive_hold_up_no_stop(own_server: Server, by: str) -> None:
+    """What is sent waits for replicas that do not come: the stop does not, and nothing is committed."""
+    args = {"url": own_server.url}
+    app = App(**args, grace_ms=GRACE_MS)
+    called = asyncio.Event()
+    tasks: set[asyncio.Task[Any]] = set()
+
+    async def send_later() -> None:
+        await called.wait()
+        await app.producer.send("out", b"x", "k")
+
+    @app.consumer("t", group_id="g", to="out")
+    async def handle(value: bytes) -> bytes | None:
+        if by == "a task":
+            tasks.add(asyncio.create_task(send_later()))
+        elif by == "app.producer":
+            await app.producer.send("out", b"x", "k")
+        called.set()
+        return b"x" if by == "to" else None
+
+    async with Admin(**args) as admin:
+        await admin.create_topics([NewTopic("out", 1, config={"min_insync_replicas": 3})])
+    await produce(args, "t", [b"x"])
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await asyncio.wait_for(called.wait(), 20)
+    assert await stop(app, task, event) < GRACE_MS / 1000 + CLOSING_S
+    if by != "a task":
+        assert sum(offset for offset, _ in (await committed(args, "g")).values()) == 0
+
+
+async def test_a_server_that_is_away_holds_up_no_stop(own_server: Server) -> None:
+    """Nothing can be committed, so it is said, and handled again; the stop is in time."""
+    args = {"url": own_server.url}
+    app = App(**args, grace_ms=GRACE_MS)
+    handled: list[bytes] = []
+
+    @app.consumer("t", group_id="g", to="out")
+    async def handle(value: bytes) -> bytes:
+        handled.append(value)
+        return value
+
+    await produce(args, "t", [b"1"])
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await until_done(args, "g", app)
+    own_server.stop()
+    await aio_wait_until(lambda: not app.health().ok, "it has noticed", timeout=30)
+    assert await stop(app, task, event) < GRACE_MS / 1000 + CLOSING_S
+    assert handled == [b"1"]
+
+
+async def test_a_call_that_cannot_be_cancelled_holds_up_no_stop(aio_args: dict[str, Any]) -> None:
+    """A bare `except` in a handler's loop: it is left alone after a second."""
+    app = App(**aio_args, grace_ms=GRACE_MS)
+    called, over = asyncio.Event(), asyncio.Event()
+
+    @app.consumer("t", group_id="g")
+    async def handle(value: bytes) -> None:
+        called.set()
+        while not over.is_set():
+            try:
+                await over.wait()
+            except BaseException:  # noqa: BLE001 - as people write
+                continue
+
+    await produce(aio_args, "t", [b"1"])
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await asyncio.wait_for(called.wait(), 20)
+    assert await stop(app, task, event) < GRACE_MS / 1000 + CLOSING_S
+    over.set()
+
+
+async def test_what_is_sent_by_others_in_the_loop_holds_up_nobody(own_server: Server) -> None:
+    """A web service's own send waits for replicas: handlers beside it go on, and commit."""
+    args = {"url": own_server.url}
+    app = App(**args, grace_ms=GRACE_MS)
+
+    @app.consumer("t", group_id="g", to="results")
+    async def handle(value: bytes) -> bytes:
+        return value
+
+    async with Admin(**args) as admin:
+        await admin.create_topics([NewTopic("out", 1, config={"min_insync_replicas": 3})])
+    async with app:
+        await app.producer.send("out", b"x", "k")
+        await produce(args, "t", [b"%d" % i for i in range(20)])
+        await until_done(args, "g", app)
+    assert len(await stored(args, "results")) == 20
+
+
+async def test_a_retry_does_not_come_when_the_partition_is_lost(aio_args: dict[str, Any]) -> None:
+    """It waits for its next attempt while others take its partition: they handle it, and only they."""
+    calls: list[str] = []
+    first, second = App(**aio_args), App(**aio_args)
+    timely: dict[str, Any] = {"session_timeout_ms": 2000, "heartbeat_interval_ms": 200}
+
+    @first.consumer("t", group_id="g", retries=Retry(3, backoff_ms=1000), **timely)
+    async def fail(value: bytes) -> None:
+        calls.append("first")
+        raise ValueError("not here")
+
+    @second.consumer("t", group_id="g", **timely)
+    async def handle(value: bytes) -> None:
+        calls.append("second")
+
+    await produce(aio_args, "t", [b"x"])
+    async with first, Admin(**aio_args) as admin:
+        await aio_wait_until(lambda: calls, "it has failed")
+        async with second:
+            await aio_wait_until(second.members, "the second has joined")
+            ((_, lost),) = first.members()
+            await admin.remove_group_members("g", [lost])
+            await until_done(aio_args, "g", second)
+            await aio_wait_until(lambda: first.members() != [("g", lost)], "the first has noticed")
+            began = monotonic()
+            await aio_wait_until(lambda: monotonic() - began > 1.2, "its retry would have come")
+    assert calls == ["first", "second"]
