@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import msgspec
 
@@ -65,7 +66,7 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
     stop, over = asyncio.Event(), Latch()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    threading.Thread(target=_watch, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True).start()
+    threading.Thread(target=watch, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True).start()
     reporter = Reporter(app, pipe)
     reporting = asyncio.create_task(reporter.run(over))
     try:
@@ -77,10 +78,11 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
         threading.Thread(target=_end_late, name="end", daemon=True).start()
 
 
-def _watch(pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_ms: int) -> None:
+def watch(pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_ms: int) -> None:
     """Wait for the end of the pipe: the supervisor's. End in good order then, or without it."""
-    if pipe.recv(1):
-        return
+    with suppress(OSError):  # reset, if it was killed before it had read the last report
+        if pipe.recv(1):
+            return
     logger.warning("the supervisor is gone: ending")
     try:
         loop.call_soon_threadsafe(stop.set)
@@ -127,7 +129,7 @@ class Reporter:
             while self._unsent:
                 self._unsent = self._unsent[self._pipe.send(self._unsent, socket.MSG_DONTWAIT) :]
         except OSError:
-            return  # full, or the supervisor is gone: `_watch` knows that
+            return  # full, or the supervisor is gone: `watch` knows that
 
 
 if __name__ == "__main__":

@@ -222,6 +222,7 @@ class Pool:
         owner = job.owner
         for record in job.records:
             owner.progress.attempts[record.offset] = job.attempts
+        self._finished(owner)  # a crash does not have them begin anew
         if self._over(job):
             return
         retries, more = self._declared.retries, job.attempts < self._declared.retries.attempts

@@ -330,3 +330,25 @@ async def test_a_topic_that_is_deleted_and_made_again(aio_args: dict[str, Any]) 
         await aio_wait_until(lambda: b"new" in handled, "the new one is handled")
         await until_done(aio_args, "g", app)
     assert sorted(handled) == [b"new", b"t0", b"t1", b"u0", b"u1"]
+
+
+async def test_attempts_are_stored_when_nothing_else_is(aio_args: dict[str, Any]) -> None:
+    """A kill -9 between two attempts, with nothing done since, does not have them begin anew."""
+    app = App(**aio_args)
+    calls: list[bytes] = []
+
+    @app.consumer("t", group_id="g", retries=Retry(9, backoff_ms=1))
+    async def handle(value: bytes) -> None:
+        calls.append(value)
+        if len(calls) > 2:
+            await asyncio.Event().wait()
+        raise ValueError("no")
+
+    async def kept() -> bool:
+        return any(text.endswith(" 0:2") for _, text in (await committed(aio_args, "g")).values())
+
+    app.grace_ms = 0
+    await produce(aio_args, "t", [b"x"])
+    async with app:
+        await aio_wait_until(lambda: len(calls) == 3, "it has failed twice")
+        await aio_wait_until(kept, "both are stored")
