@@ -29,7 +29,7 @@ from streamlayer.errors import (
     StreamlayerError,
 )
 
-IDLE_MS = 1000
+IDLE_MS = 500
 """A connection that was not used for so long is looked at before something is sent: servers end idle ones."""
 LOOK_MS = 60_000
 """How often a connection that is used looks whether the server may throw records away by now."""
