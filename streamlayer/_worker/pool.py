@@ -38,6 +38,9 @@ CLOSE_S: Final = 1.0
 LEAST_HELD_MS: Final = 1000
 """Between attempts that go on for ever, where there is no wait between those before."""
 
+LOOK_MS: Final = 50
+"""How often a dead letter that waits looks whether its partition is given up."""
+
 
 class Pool:
     """The calls of one handler.
@@ -354,9 +357,11 @@ class Pool:
                 wait = self._declared.retries.wait_ms(failures, random.random()) or LEAST_HELD_MS
                 self.stuck[job] = said = f"{place}: not put into {topic}: {dead_letters.told(trouble)}"
                 logger.error("%s. It is kept, and tried again in %d ms", said, wait)  # noqa: TRY400 - the line says it
-                if job.owner.closing:
+                again_at = self._loop.time() + wait / 1000
+                while not job.owner.closing and (left := again_at - self._loop.time()) > 0:
+                    await waiting.sleep_ms(min(left * 1000, LOOK_MS))
+                if job.owner.closing:  # nobody who wants the partition is to wait for this
                     break
-                await waiting.sleep_ms(wait)
             else:
                 logger.error("%s: is in %s now: %s", place, topic, dead_letters.told(error))
                 return True

@@ -149,3 +149,21 @@ async def test_a_retry_does_not_come_when_the_partition_is_lost(aio_args: dict[s
             began = monotonic()
             await aio_wait_until(lambda: monotonic() - began > 1.2, "its retry would have come")
     assert calls == ["first", "second"]
+
+
+async def test_a_dead_letter_that_waits_holds_up_no_stop(aio_args: dict[str, Any]) -> None:
+    """Its topic takes nothing, and the next attempt is far off: the partition is given up at once, not after grace."""
+    app = App(**aio_args, grace_ms=60_000)
+
+    @app.consumer("t", group_id="g", dead_letter="t.dead", retries=Retry(1, backoff_ms=60_000))
+    async def handle(value: bytes) -> None:
+        raise ValueError("no")
+
+    async with Admin(**aio_args) as admin:
+        await admin.create_topics([NewTopic("t.dead", 1, config={"max_message_bytes": 1024})])
+    await produce(aio_args, "t", [b"x" * 3000])
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await aio_wait_until(lambda: "not put into t.dead" in app.health().reason, "it waits")
+    assert await stop(app, task, event) < CLOSING_S
+    assert sum(offset for offset, _ in (await committed(aio_args, "g")).values()) == 0
