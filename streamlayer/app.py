@@ -245,6 +245,8 @@ class App:
             msg = "the app runs already"
             raise IllegalStateError(msg)
         self._failure = ""
+        for declared in self._declared:
+            declared.handler.check()
         watch = Watch(asyncio.get_running_loop())
         try:
             async with AsyncExitStack() as stack:

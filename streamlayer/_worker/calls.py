@@ -32,6 +32,11 @@ class Calls:
         self._threads = None if handler.is_async else Threads(concurrency, f"handler-{handler.name}")
         self._plain = handler.is_async and timeout_ms is None
         self._context = copy_context()
+        self._closing = False
+
+    def closing(self) -> None:
+        """From now on who is cancelled is cancelled from outside."""
+        self._closing = True
 
     def close(self) -> None:
         """Let threads end when they have nothing to do."""
@@ -66,8 +71,9 @@ class Calls:
             if result is not None:
                 result = await _plain(context, result)
         except asyncio.CancelledError as error:
-            if _cancelled_from_outside():
+            if self._closing:
                 raise
+            _forget_cancelling()
             msg = f"the handler was cancelled from within: {error!r}"
             raise RuntimeError(msg) from error
         except (Exception, KeyboardInterrupt):
@@ -105,9 +111,11 @@ async def _plain(context: Context, result: Any) -> Any:
     return result
 
 
-def _cancelled_from_outside() -> bool:
+def _forget_cancelling() -> None:
+    """A handler has cancelled its own task, and nobody else did."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    while task is not None and task.cancelling():
+        task.uncancel()
 
 
 async def _awaited(result: Awaitable[Any]) -> Any:

@@ -13,7 +13,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
 from streamlayer._types import ConsumerRecord
 from streamlayer.errors import ConfigurationError, StreamlayerError
@@ -48,6 +48,7 @@ class Handler:
         self._globals: Mapping[str, Any] = getattr(inspect.unwrap(inner), "__globals__", {})
         self.takes_batches = False
         self._readers: dict[str, Reader] = {}
+        self._adapters: list[tuple[inspect.Parameter, TypeAdapter[Any]]] = []
         self._positional: list[str] = []
         self._read_parameters(names)
         self.only: Reader | None = self._readers[self._positional[0]] if len(self._readers) == 1 else None
@@ -83,13 +84,12 @@ class Handler:
         annotation = parameter.annotation
         if annotation is parameter.empty:
             return None
-        if isinstance(annotation, str):
+        texts = types.SimpleNamespace(__annotations__={parameter.name: annotation})
+        try:  # it may be a text, or have texts in it
             known = {**self._globals, **names}
-            try:
-                annotation = eval(annotation, known)  # noqa: S307 - the user's own annotation, as typing does
-            except Exception as error:  # noqa: BLE001 - whatever it is, the annotation cannot be read
-                self._refuse(parameter, f"its annotation {parameter.annotation!r} cannot be read: {error}")
-        return annotation
+            return typing.get_type_hints(texts, known, include_extras=True)[parameter.name]
+        except Exception as error:  # noqa: BLE001 - whatever it is, the annotation cannot be read
+            self._refuse(parameter, f"its annotation {parameter.annotation!r} cannot be read: {error}")
 
     def _reader(self, parameter: inspect.Parameter, annotation: Any) -> tuple[Reader, bool]:
         if annotation is ConsumerRecord or typing.get_origin(annotation) is ConsumerRecord:
@@ -101,9 +101,22 @@ class Handler:
             return (_text if optional else _text_needed), True
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(annotation)
-        except PydanticUserError as error:
+        except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             self._refuse(parameter, f"{annotation!r} is nothing that pydantic validates: {error}")
+        self._adapters.append((parameter, adapter))
         return _validator(adapter), True
+
+    def check(self) -> None:
+        """Look whether models are complete by now, which may name others that come later in their module.
+
+        :raises ConfigurationError: one is not: no record would ever be valid.
+        """
+        for parameter, adapter in self._adapters:
+            if not getattr(adapter, "pydantic_complete", True):
+                try:
+                    adapter.rebuild()
+                except PydanticUndefinedAnnotation as error:
+                    self._refuse(parameter, f"{parameter.annotation!r} names what is not there: {error}")
 
     def _refuse(self, parameter: inspect.Parameter, why: str) -> typing.NoReturn:
         msg = (

@@ -100,7 +100,8 @@ class Life:
         """What is wrong with it, in words; empty if nothing is."""
         report = self.report
         silent_ms = (time.monotonic() - self.heard) * 1000
-        if report.state in ON_ITS_WAY and self.lived_ms() < START_MS:
+        unheard = self.heard == self.began  # it still imports
+        if report.state in ON_ITS_WAY and self.lived_ms() < START_MS and (unheard or silent_ms <= SILENT_MS):
             return ""
         if silent_ms > SILENT_MS:
             return f"has said nothing for {silent_ms / 1000:.0f} s: it is stopped, or a handler holds its event loop"

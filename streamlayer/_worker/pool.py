@@ -180,6 +180,7 @@ class Pool:
 
     async def _send(self, result: Any, records: list[Record]) -> list[RecordFuture]:
         batch = self._handler.takes_batches
+        whole = list(outputs(result, records, self._declared.to, batch=batch))  # all of it can be sent, or none is
         return [
             await self._producer.send(
                 str(output.topic),
@@ -189,7 +190,7 @@ class Pool:
                 timestamp_ms=output.timestamp_ms,
                 headers=output.headers,
             )
-            for output in outputs(result, records, self._declared.to, batch=batch)
+            for output in whole
         ]
 
     def _sent(self, job: Job, future: RecordFuture) -> None:
@@ -394,6 +395,7 @@ class Pool:
         """Cancel what still runs."""
         for timer in (*self._timers.values(), *filter(None, [self._batch_timer])):
             timer.cancel()
+        self._calls.closing()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()

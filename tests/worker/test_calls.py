@@ -109,6 +109,64 @@ def test_generators_are_refused() -> None:
             app.consumer("t", group_id="g")(handler)
 
 
+class Later(BaseModel):
+    """It names a model that comes later in this module."""
+
+    there: Elsewhere
+    comes: "Comes"  # noqa: UP037 - as people write without the future import
+
+
+async def test_annotations_may_be_texts_in_texts(aio_args: dict[str, Any]) -> None:
+    """Quoted ones in a module with the future import, models that name later ones, `list["Order"]`: all are read."""
+    app = App(**aio_args)
+    seen: list[Any] = []
+    declared = {"retries": Retry(1), "dead_letter": "dead"}
+
+    @app.consumer("t", group_id="quoted", **declared)
+    async def quoted(value: "Elsewhere | None") -> None:  # noqa: UP037
+        seen.append(value)
+
+    @app.consumer("t", group_id="list", **declared)
+    async def batch(values: 'list["Elsewhere"]') -> None:  # noqa: UP037
+        seen.extend(values)
+
+    @app.consumer("later", group_id="later", **declared)
+    async def later(value: Later) -> None:
+        seen.append(value.comes)
+
+    await produce(aio_args, "t", [b'{"id": 1}'])
+    await produce(aio_args, "later", [b'{"there": {"id": 1}, "comes": {"id": 1}}'])
+    async with app:
+        for group_id in ("quoted", "list", "later"):
+            await until_done(aio_args, group_id, app)
+    assert sorted(type(value).__name__ for value in seen) == ["Comes", "Elsewhere", "Elsewhere"]
+
+
+async def test_annotations_that_name_nothing_are_refused(aio_args: dict[str, Any]) -> None:
+    """Else each record would be a dead letter, for a slip of the pen."""
+    app = App(**aio_args)
+
+    async def handle(values: list[Elsewhere]) -> None:
+        pass
+
+    handle.__annotations__["values"] = 'list["Elsewere"]'
+    with pytest.raises(ConfigurationError, match="Elsewere"):
+        app.consumer("t", group_id="g")(handle)
+
+    handle.__annotations__["values"] = type(
+        "Never", (BaseModel,), {"__annotations__": {"gone": "Gone"}, "__module__": __name__}
+    )
+    app.consumer("t", group_id="g")(handle)
+    with pytest.raises(ConfigurationError, match="Gone"):
+        await app.serve(asyncio.Event())
+
+
+class Comes(BaseModel):
+    """What `Later` names."""
+
+    id: int
+
+
 class Panic(BaseException):
     """What some libraries raise, that is no `Exception`."""
 
@@ -160,6 +218,28 @@ async def test_whatever_is_raised_is_the_records_trouble(
         handle(values)
 
     declared({"awaited": awaited, "thread": thread, "batch": batch}[how])
+    await produce(aio_args, "t", [b"1", b"bad", b"2"])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert seen == [b"1", b"2"]
+    assert [record.value for record in await stored(aio_args, "t.dead")] == [b"bad"]
+
+
+async def test_a_call_that_cancels_its_own_task_has_failed(aio_args: dict[str, Any]) -> None:
+    """As some time limits do that forget to take it back: the worker goes on with all else."""
+    app = App(**aio_args)
+    seen: list[bytes] = []
+
+    @app.consumer("t", group_id="g", retries=SOON, dead_letter="t.dead")
+    async def handle(value: bytes) -> None:
+        if value == b"bad":
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await work(1000)
+        await work(1)
+        seen.append(value)
+
     await produce(aio_args, "t", [b"1", b"bad", b"2"])
     async with app:
         await until_done(aio_args, "g", app)
