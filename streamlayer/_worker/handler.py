@@ -49,9 +49,7 @@ class Handler:
         self.takes_batches = False
         self._readers: dict[str, Reader] = {}
         self._adapters: list[tuple[inspect.Parameter, TypeAdapter[Any]]] = []
-        self._positional: list[str] = []
         self._read_parameters(names)
-        self.only: Reader | None = self._readers[self._positional[0]] if len(self._readers) == 1 else None
 
     def _read_parameters(self, names: Mapping[str, Any]) -> None:
         batches: set[bool] = set()
@@ -71,7 +69,6 @@ class Handler:
                 self._refuse(parameter, "there is one for the value already")
             wants_value = wants_value or is_value
             self._readers[parameter.name] = reader
-            self._positional.append(parameter.name)
         if not self._readers:
             msg = f"handler {self.name} takes nothing: give it a parameter for the value, such as `order: Order`"
             raise ConfigurationError(msg)

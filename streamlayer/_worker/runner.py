@@ -394,11 +394,6 @@ class Runner(ConsumerRebalanceListener):
         stuck = {} if self._pool is None else self._pool.stuck
         return not self._dirty and all(job in stuck for lanes in self._partitions.values() for job in lanes.jobs)
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing that was read waits to be handled or committed."""
-        return not self._dirty and not any(lanes.unfinished or lanes.jobs for lanes in self._partitions.values())
-
 
 async def _close_quietly(producer: Producer[Any, Any]) -> None:
     try:
