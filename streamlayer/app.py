@@ -111,6 +111,7 @@ class App:
         self._lifespan = lifespan
         self._declared: list[Declared] = []
         self._runners: list[Runner] = []
+        self._serving = False
         self._producer: OwnProducer | None = None
         self._block: tuple[asyncio.Task[None], asyncio.Event] | None = None
         self._failure = ""
@@ -241,12 +242,13 @@ class App:
         await self._serve(stop, self.grace_ms if grace_ms is None else _checked_grace(grace_ms), None)
 
     async def _serve(self, stop: asyncio.Event, grace_ms: int, started: asyncio.Event | None) -> None:
-        if self._runners:
+        if self._serving:
             msg = "the app runs already"
             raise IllegalStateError(msg)
         self._failure = ""
         for declared in self._declared:
             declared.handler.check()
+        self._serving = True  # its lifespan may take its time
         watch = Watch(asyncio.get_running_loop())
         try:
             async with AsyncExitStack() as stack:
@@ -260,6 +262,7 @@ class App:
         finally:
             watch.close()
             self._runners = []
+            self._serving = False
 
     async def _run_all(self, stop: asyncio.Event) -> None:
         runners = self._runners

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
 
 import pytest
 
-from streamlayer import App, NewTopic, Retry
+from streamlayer import App, IllegalStateError, NewTopic, Retry
 from streamlayer.aio import Admin
 from streamlayer.embedded import Server
 from tests.waiting import aio_wait_until
@@ -167,3 +169,23 @@ async def test_a_dead_letter_that_waits_holds_up_no_stop(aio_args: dict[str, Any
     await aio_wait_until(lambda: "not put into t.dead" in app.health().reason, "it waits")
     assert await stop(app, task, event) < CLOSING_S
     assert sum(offset for offset, _ in (await committed(aio_args, "g")).values()) == 0
+
+
+async def test_an_app_runs_once_at_a_time(aio_args: dict[str, Any]) -> None:
+    """Also while its lifespan is still entered: a second one would have places in groups that nobody knows of."""
+    entered, go = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(_: App) -> AsyncIterator[None]:
+        entered.set()
+        await go.wait()
+        yield
+
+    app = App(**aio_args, lifespan=slow)
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await asyncio.wait_for(entered.wait(), 20)
+    with pytest.raises(IllegalStateError, match="runs already"):
+        await app.serve(asyncio.Event())
+    go.set()
+    assert await stop(app, task, event) < CLOSING_S
