@@ -50,7 +50,7 @@ def to_key(key: bytes | str | None) -> bytes | None:
 def outputs(
     result: Any, records: Sequence[ConsumerRecord[Any, Any]], to: str | None, *, batch: bool
 ) -> Iterator[ProducerRecord]:
-    """What to send for what a handler returned; nothing for ``None``.
+    """What to send for what a handler returned; nothing for ``None`` and for an empty list.
 
     :param result: a value, a ``ProducerRecord``, or a list of those; of a batch: a list with one for each record
         (``None``: nothing for that one), or ``ProducerRecord`` that carry their keys.
@@ -64,7 +64,7 @@ def outputs(
     many = _records_in(result)
     if many:
         yield from (_record(item, records[0].key, to) for item in many)
-    elif result is not None and to is not None:
+    elif to is not None and not _is_nothing(result):
         yield _record(result, records[0].key, to)
 
 
@@ -76,7 +76,7 @@ def _of_batch(result: Any, records: Sequence[ConsumerRecord[Any, Any]], to: str 
         msg = f"a handler of batches returned {len(many)} ProducerRecords for {len(records)} records: name their keys"
         raise ConfigurationError(msg)
     items: Sequence[Any] = many
-    if not many and result not in (None, []) and to is not None:
+    if not many and to is not None and not _is_nothing(result):
         items, keys = _values_of(result), [record.key for record in records]
         if len(items) != len(records):
             msg = f"a handler of batches returned {len(items)} values for {len(records)} records: which key is whose?"
@@ -91,6 +91,10 @@ def _values_of(result: Any) -> Sequence[Any]:
         msg = f"a handler of batches returns a list, one item for each record, not {type(result).__name__}"
         raise ConfigurationError(msg)
     return cast("Sequence[Any]", result)
+
+
+def _is_nothing(result: Any) -> bool:
+    return result is None or (isinstance(result, (list, tuple)) and not result)
 
 
 def _records_in(result: Any) -> Sequence[ProducerRecord]:

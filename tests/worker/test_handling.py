@@ -101,6 +101,7 @@ async def test_what_a_handler_may_return(aio_args: dict[str, Any]) -> None:
         b"raw",
         "text",
         {"a": [1]},
+        [],
         ProducerRecord(value=b"other key", key="own"),
         ProducerRecord(value=b"no key", key=None),
         ProducerRecord("elsewhere", b"there", headers={"h": b"1"}),
