@@ -20,9 +20,9 @@ setup-dev:
 demo: setup  ## see it work: half a million records through a server and a worker that are killed
 	@$(BIN)/streamlayer demo $(ARGS)
 
-# Two processes, for half of the time is waiting; `worksteal` keeps a file's tests together, and with them its server.
+# Three processes, for most of the time is waiting; `worksteal` keeps a file's tests together, and with them its server.
 test: setup  ## run the tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --dist worksteal $(ARGS)
 
 model: setup  ## 20,000 steps of random histories of a partition and of a group against models, on each server
 	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/lua/test_model.py tests/lua/test_group_model.py $(ARGS)
