@@ -308,6 +308,8 @@ async def transmit(connection: Connection, *command: str) -> None:
 
 async def hung_up(connection: Connection) -> bool:
     """Whether a connection on which nothing is under way was ended by the other side; or says what nobody asked."""
+    for _ in range(2):  # the loop hears of an end in one turn, its stream in the next: `can_read` waits for neither
+        await give_turn()
     try:
         return await connection.can_read()
     except (redis.RedisError, OSError):

@@ -12,6 +12,7 @@ import redis
 import redis.asyncio
 
 from streamlayer import TopicPartition
+from streamlayer._waiting import aio as waiting
 from streamlayer.aio import Admin, Consumer, Producer, RecordFuture
 from streamlayer.embedded import Server
 from streamlayer.errors import ConfigurationError, IllegalStateError, InvalidTimestampError
@@ -345,3 +346,17 @@ async def test_wakeup_from_a_signal_handler(aio_args: dict[str, Any]) -> None:
         begin = time.monotonic()
         assert await consumer.poll(20_000) == {}
         assert time.monotonic() - begin < 5
+
+
+async def test_an_end_that_came_this_moment_is_seen(own_server: Server) -> None:
+    """The loop has not run since: a connection that the server has just ended is not taken for a good one."""
+    with redis.Redis.from_url(own_server.url) as client:
+        for _ in range(20):
+            connection = redis.asyncio.Redis.from_url(own_server.url).connection_pool.make_connection()
+            await connection.connect()
+            await connection.send_command("CLIENT", "ID")
+            number = await connection.read_response()
+            assert not await waiting.hung_up(connection)
+            client.client_kill_filter(_id=number)
+            assert await waiting.hung_up(connection)
+            await connection.disconnect()

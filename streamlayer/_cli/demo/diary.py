@@ -144,7 +144,7 @@ def _add(done: Done, partition: int, page: Page, first: int) -> None:
 
 def stood_still(diaries: Mapping[str, Sequence[Page]], victim: str, killed_at: float) -> float:
     """For how long nobody processed the partitions that a killed member had: the longest of them, in seconds."""
-    last: dict[int, float] = {page.partition: page.at for page in diaries[victim] if page.values}
+    last: dict[int, float] = {page.partition: page.at for page in diaries.get(victim, ()) if page.values}
     waits: dict[int, float] = {}
     for name, pages in diaries.items():
         for page in pages:

@@ -167,7 +167,7 @@ class Story:
                 self._victim.busy = False
                 for producer in producers:
                     producer.tell("go on")
-            if not outcome.killed_at and outcome.down_s and (self._victim.busy or ends):
+            if self._victim.pid and not outcome.killed_at and outcome.down_s and (self._victim.busy or ends):
                 outcome.killed_at = self._victim.kill()
                 self._screen.step(f"  {VICTIM} was killed (SIGKILL) too. Its supervisor says:", "yellow")
             if ends and not over and self._committed() == ends:
