@@ -45,6 +45,7 @@ class Place:
 
     :ivar topic_id: the log; ``None`` when it has not begun.
     :ivar position: the next offset.
+    :ivar before: the log and the offset when it was told that the topic is gone.
     :ivar read: what was read without a gap up to there: of all that, one history must be the source.
     """
 
@@ -52,6 +53,7 @@ class Place:
         self.topic_id: str | None = None
         self.position: int | None = None
         self.read: list[int] = []
+        self.before: tuple[str | None, int | None] | None = None
 
     def go(self, position: int | None) -> None:
         """Begin elsewhere."""
@@ -88,13 +90,15 @@ class Reader:
         self.consumer._assignment._begin = begun  # type: ignore[method-assign]
 
     def _begun(self, tps: list[TopicPartition]) -> None:
-        """It begins to read partitions: at once by its reset policy, later at the first record."""
+        """It begins to read partitions: at once by its reset policy, later at the first record, or where it was."""
         self.world.look()
         for tp in tps:
             place, position = self.places[tp.partition], self.consumer._assignment.positions[tp]
             assert place.position is None
             place.topic_id = position.topic_id
             place.go(position.position)
+            if (position.topic_id, position.position) == place.before:
+                continue  # it was only looked for in vain: that log goes on
             self._within(position.position, tp.partition, "end" if self._policy == "latest" else "start")
         if tps:
             self._policy = "earliest"
@@ -183,6 +187,8 @@ class Reader:
             for tp, place in zip(TPS, self.places, strict=True):
                 position = self.consumer._assignment.positions.get(tp)
                 if position is None or position.topic_id != place.topic_id:  # else it was only a question's answer
+                    if place.topic_id is not None:
+                        place.before = place.topic_id, place.position
                     place.topic_id = None
                     place.go(None)
             return
