@@ -136,14 +136,14 @@ def holes(history: History, names: Iterable[str]) -> list[Anomaly]:
 
 
 def _url(stage: Stage) -> str:
-    return f"{stage.front.url}?socket_timeout=0.3"
+    return f"{stage.front.url}?socket_timeout=0.6"
 
 
 def producer_killed(stage: Stage) -> None:
     """SIGKILL of producers of both colours, in the middle of their batches; each time a new one comes."""
     with tempfile.TemporaryDirectory() as folder:
         for number in range(4):
-            with Doomed(_url(stage), Path(folder), COLOURS[number % 2], f"doomed{number}") as process:
+            with Doomed(stage.front.url, Path(folder), COLOURS[number % 2], f"doomed{number}") as process:
                 process.wait("acked", 60)
                 process.kill()
                 stage.healed()
@@ -160,7 +160,7 @@ def producer_stopped(stage: Stage) -> None:
                 for _ in range(3):
                     process.wait("acked", 30)
                     with process.stopped():
-                        stage.pass_time(0.5)
+                        stage.pass_time(0.9)
                     stage.healed()
                 process.wait("acked", 30)
             process.hand_over(stage.load.history)
