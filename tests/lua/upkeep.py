@@ -53,6 +53,11 @@ class UpkeepMachine(Machine):
         self.sent = []
         super().crash(age)
 
+    def another_primary(self, which: int) -> None:
+        """What is on its way to one server does not come to another."""
+        self.sent = []
+        super().another_primary(which)
+
     # --- dropping ----------------------------------------------------------------------------------------------------
 
     @rule(coming=COMING)
