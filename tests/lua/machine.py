@@ -301,12 +301,16 @@ class Machine(RuleBasedStateMachine):
         """From here on a crash may come back to this."""
         self.disk = [*self.disk[-3:], (self.log.freeze(), self.model.copy())]
 
+    def connections_end(self) -> None:
+        """The server is another one from here on."""
+
     @precondition(lambda self: not self.clock.moves and self.disk)
     @rule(age=st.integers(0, 3))
     def crash(self, age: int) -> None:
         """The server comes back as it was once, in another life: all later is gone, producers' numbers too."""
         del self.disk[max(1, len(self.disk) - age) :]
         snapshot, model = self.disk[-1]
+        self.connections_end()
         self.log.crash(snapshot)
         self.model = model.copy()
 
@@ -318,6 +322,7 @@ class Machine(RuleBasedStateMachine):
         which %= len(self.disk)
         snapshot, model = self.disk[which]
         self.disk[which] = here
+        self.connections_end()
         self.log.crash(snapshot)
         self.model = model.copy()
 

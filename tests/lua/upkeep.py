@@ -48,15 +48,9 @@ class UpkeepMachine(Machine):
             if call.script is scripts.TRIM:
                 self.model.may_go(self.clock.now(), int(call.args[-1]))
 
-    def crash(self, age: int) -> None:
-        """Connections end with the server."""
+    def connections_end(self) -> None:
+        """What is on its way to one server does not come to another, or to the same in another life."""
         self.sent = []
-        super().crash(age)
-
-    def another_primary(self, which: int) -> None:
-        """What is on its way to one server does not come to another."""
-        self.sent = []
-        super().another_primary(which)
 
     # --- dropping ----------------------------------------------------------------------------------------------------
 
