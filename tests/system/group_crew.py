@@ -98,8 +98,13 @@ class Crew:
         os.write(self._log, json.dumps(line).encode() + b"\n")
 
     def _signal(self, name: str, number: int, what: str) -> None:
+        """Not before it has begun: until then SIGTERM would end it out of order."""
+        process, said = self._processes[name], Path(self._path(name))
+        sync_wait_until(
+            lambda: process.poll() is not None or (said.exists() and said.stat().st_size > 0), f"{name} has begun"
+        )
         self._say(name, what)
-        self._processes[name].send_signal(number)
+        process.send_signal(number)
 
     def kill(self, name: str) -> None:
         """End it by SIGKILL."""
