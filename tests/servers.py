@@ -101,6 +101,14 @@ def missing(kind: str, advice: str) -> NoReturn:
     pytest.skip(message)
 
 
+def answers(client: redis.Redis) -> bool:
+    """Whether the server is there yet: its socket is on the disk a moment before it takes connections."""
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
 def version(kind: str) -> str:
     """Return the version for pytest's header, without starting anything."""
     if kind == "fakeredis":

@@ -74,9 +74,8 @@ def test_the_redis_takes_its_settings(tmp_path: Path) -> None:
     command = [servers.binary("redis"), *options, "--port", "0", "--unixsocket", str(place), "--dir", str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
-            sync_wait_until(place.exists, "the server's socket")
             with redis.Redis(unix_socket_path=str(place), decode_responses=True) as client:
-                assert client.ping()
+                sync_wait_until(lambda: servers.answers(client), "the server answers")
                 settings = client.config_get("appendonly", "appendfsync", "maxmemory*", "lazyfree-lazy-expire")
         finally:
             process.terminate()

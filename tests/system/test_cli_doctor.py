@@ -159,7 +159,7 @@ def test_a_disk_that_is_full(kind: str, tmp_path: Path) -> None:
         redis.Redis.from_url(url) as client,
     ):
         try:
-            sync_wait_until(lambda: (tmp_path / "s").exists() and client.ping(), "the server answers")
+            sync_wait_until(lambda: servers.answers(client), "the server answers")
             resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
             sync_wait_until(lambda: refused(client), "writes are refused")
             finding = doctor(url, status=1)["durability"]
