@@ -28,6 +28,7 @@ from streamlayer._types import Health
 from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import Handler
+from streamlayer._worker.isolation import Isolation
 from streamlayer._worker.outputs import ProducerRecord, to_key, to_value
 from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.retry import Retry
@@ -255,7 +256,11 @@ class App:
                 stack.push_async_callback(self._close_producer, max(grace_ms, 1000))
                 if self._lifespan is not None:
                     await stack.enter_async_context(self._lifespan(self))
-                self._runners = [Runner(d, self._common, lambda: self._producer, grace_ms) for d in self._declared]
+                isolation = Isolation()
+                self._runners = [
+                    Runner(declared, self._common, lambda: self._producer, grace_ms, isolation)
+                    for declared in self._declared
+                ]
                 if started is not None:
                     started.set()
                 await self._run_all(stop)

@@ -104,7 +104,7 @@ class Lanes:
     def take(self, most: int = 1) -> Job | None:
         """The next job; ``None`` if no lane is ready.
 
-        :param most: of how many records at most.
+        :param most: of how many records at most; of one, where a record may end its worker.
         """
         if self._again:
             again = self._again.popleft()
@@ -112,6 +112,8 @@ class Lanes:
             return again
         if not self._ready:
             return None
+        if self.progress.cautious:
+            most = 1
         lanes: list[Lane] = []
         records: list[Record] = []
         while self._ready and (left := most - len(records)):

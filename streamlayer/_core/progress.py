@@ -5,6 +5,11 @@ which all is done: only that is committed. What is done above it are *ranges*; t
 go along in the commit's metadata, so that who goes on there skips what is done. A number may mean another record after
 the server lost its end, hence the log's *epochs* stand with them: ranges count up to where the logs part.
 
+An owner *begins* a partition, and says so in a commit before its first call; when it ends in order, it takes that back.
+A successor that finds the word (it stays until ``next`` has moved) knows that nobody lived to tell of it, and is
+*cautious* for the next thousand calls: it notes each in a commit before it is made. A call that is found noted counts
+as a *death* of its record, and as an attempt.
+
 No clock, no lock, no socket.
 """
 
@@ -17,6 +22,7 @@ from streamlayer._core.truncation import diverged_at
 
 MOST_RANGES: Final = 1000
 """Ranges above ``next`` at most; then the partition is held back."""
+_DOUBTFUL: Final = 1000  # calls: what an owner had in hand when it died lies among them
 _MARK: Final = "streamlayer-progress/1"
 _LONGEST: Final = 32_000
 
@@ -27,14 +33,20 @@ class Kept(NamedTuple):
     :ivar epochs: the log's, up to the last record that was read, as ``number:token:start,…``; empty if unknown.
     :ivar ranges: (first offset, offset behind the last) of what is done, ascending.
     :ivar attempts: offset -> how often its handling has failed.
+    :ivar deaths: offset -> how many of these attempts ended with their worker.
+    :ivar begun: its owner has begun, and did not say how it ended.
+    :ivar calls: offsets of the calls that ran then.
     """
 
     epochs: str
     ranges: tuple[tuple[int, int], ...]
     attempts: dict[int, int]
+    deaths: dict[int, int]
+    begun: bool = False
+    calls: tuple[int, ...] = ()
 
 
-NOTHING: Final = Kept("", (), {})
+NOTHING: Final = Kept("", (), {}, {})
 
 
 class Progress:
@@ -43,6 +55,7 @@ class Progress:
     :ivar next: all before it is done.
     :ivar high: behind the last record that was accepted.
     :ivar attempts: offset -> how often the handling of a record that is not done has failed.
+    :ivar deaths: offset -> how many of these attempts ended with their worker.
     :param start: the offset at which reading begins.
     :param kept: what the commit of that offset says.
     """
@@ -50,6 +63,14 @@ class Progress:
     def __init__(self, start: int, kept: Kept = NOTHING) -> None:
         self.next = self.high = start
         self.attempts = {offset: count for offset, count in kept.attempts.items() if offset >= start}
+        self.deaths = {offset: count for offset, count in kept.deaths.items() if offset >= start}
+        for offset in kept.calls:
+            self.attempts[offset] = self.attempts.get(offset, 0) + 1
+            self.deaths[offset] = self.deaths.get(offset, 0) + 1
+        self._start = start
+        self._begun = False
+        self._doubtful = _DOUBTFUL if kept.begun else 0
+        self._calls: set[int] = set()
         self._kept_epochs = kept.epochs
         self._kept = [(first, end) for first, end in kept.ranges if first >= start]
         self._firsts: list[int] = []
@@ -59,6 +80,29 @@ class Progress:
     def ranges(self) -> int:
         """How many ranges are done above ``next``."""
         return len(self._firsts) + len(self._kept)
+
+    @property
+    def cautious(self) -> bool:
+        """Whether a call is to be stored before it is made: workers have ended here, it may be for a record."""
+        return self._doubtful > 0 or bool(self.deaths)
+
+    def begin(self) -> None:
+        """This owner is at work from now on: its commits say so until ``next`` has moved."""
+        self._begun = True
+
+    def leave(self) -> None:
+        """This owner ends in order."""
+        self._begun = False
+        self._calls.clear()
+
+    def call(self, offset: int) -> None:
+        """A record's call is noted: if nothing more is heard, its worker has ended with it."""
+        self._calls.add(offset)
+
+    def called(self, offset: int) -> None:
+        """The worker has outlived the call."""
+        self._calls.discard(offset)
+        self._doubtful -= 1
 
     def resuming(self, offset: int) -> bool:
         """Whether an earlier owner has said that this record is done; ``trusts`` tells if that holds."""
@@ -93,12 +137,15 @@ class Progress:
             self._ends[at - 1] = offset
         self._kept.clear()
         self.attempts = {at: count for at, count in self.attempts.items() if at < offset}
+        self.deaths = {at: count for at, count in self.deaths.items() if at < offset}
+        self._calls = {at for at in self._calls if at < offset}
         self.next, self.high = min(self.next, offset), offset
 
     def done(self, offset: int) -> None:
         """A record needs no more handling."""
         if self.attempts:
             self.attempts.pop(offset, None)
+            self.deaths.pop(offset, None)
         if offset == self.next and not self._firsts:  # in order, as nearly always
             self.next = offset + 1
         else:
@@ -122,21 +169,26 @@ class Progress:
             del firsts[0], ends[0]
 
     def to_metadata(self, epochs: str) -> str:
-        """What to commit beside ``next``; empty where nothing lies above it.
+        """What to commit beside ``next``; empty where there is nothing to say.
 
         :param epochs: the log's, up to the last record that was accepted. While ranges of an earlier owner are not read
             yet, its own stay: what was done since may then be done twice rather than never.
         """
         kept = [(max(first, self.high), end) for first, end in self._kept]
         ranges = [*zip(self._firsts, self._ends, strict=True), *kept]
-        if not ranges and not self.attempts:
+        begun = self._begun and (self.next == self._start or bool(self._calls))
+        if not ranges and not self.attempts and not begun:
             return ""
         epochs = self._kept_epochs if self._kept else epochs
         base = self.next
         done = ",".join(f"{first - base}+{end - first}" for first, end in ranges)
-        failed = ",".join(f"{offset - base}:{count}" for offset, count in sorted(self.attempts.items()))
-        text = f"{_MARK} {epochs or '-'} {done or '-'} {failed or '-'}"
-        return text if len(text) <= _LONGEST else f"{_MARK} {epochs or '-'} {done or '-'} -"
+        failed = ",".join(
+            f"{offset - base}:{count}" + (f":{deaths}" if (deaths := self.deaths.get(offset)) else "")
+            for offset, count in sorted(self.attempts.items())
+        )
+        state = ":".join(["begun", *map(str, sorted(offset - base for offset in self._calls))]) if begun else "-"
+        text = f"{_MARK} {epochs or '-'} {done or '-'} {failed or '-'} {state}"
+        return text if len(text) <= _LONGEST else f"{_MARK} {epochs or '-'} {done or '-'} - -"
 
 
 def from_metadata(text: str, base: int) -> Kept:
@@ -146,19 +198,24 @@ def from_metadata(text: str, base: int) -> Kept:
     :param base: the offset that was committed.
     """
     mark, *parts = text.split(" ")
-    if mark != _MARK or len(parts) != 3:
+    if mark != _MARK or len(parts) != 4:
         return NOTHING
-    epochs, done, failed = ("" if part == "-" else part for part in parts)
+    epochs, done, failed, state = ("" if part == "-" else part for part in parts)
     ranges: list[tuple[int, int]] = []
     attempts: dict[int, int] = {}
+    deaths: dict[int, int] = {}
     try:
         for part in filter(None, done.split(",")):
             gap, _, length = part.partition("+")
             ranges.append((base + int(gap), base + int(gap) + int(length)))
         for part in filter(None, failed.split(",")):
-            gap, _, count = part.partition(":")
+            gap, count, *died = part.split(":")
             attempts[base + int(gap)] = int(count)
+            if died:
+                deaths[base + int(gap)] = int(died[0])
+        begun, *calls = state.split(":")
+        called = tuple(base + int(gap) for gap in calls)
         diverged_at(epochs, epochs) if epochs else None
     except ValueError:
         return NOTHING
-    return Kept(epochs, tuple(ranges), attempts)
+    return Kept(epochs, tuple(ranges), attempts, deaths, begun == "begun", called)

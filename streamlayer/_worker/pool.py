@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -23,6 +23,7 @@ from streamlayer._worker import dead_letters
 from streamlayer._worker.calls import Calls
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import InvalidRecordError
+from streamlayer._worker.isolation import LEAST_DEATHS, TURN_MS, Isolation, WorkerLostError
 from streamlayer._worker.outputs import outputs
 
 logger = logging.getLogger("streamlayer")
@@ -48,12 +49,23 @@ class Pool:
     :param declared: the handler, and how it is run.
     :param producer: for what it returns, and for dead letters.
     :param finished: told of each partition of which records were done.
+    :param store: has the progress of a partition committed, and returns when it is, or when the partition is given up.
+    :param isolation: the app's.
     """
 
-    def __init__(self, declared: Declared, producer: Producer[Any, Any], finished: Callable[[Lanes], None]) -> None:
+    def __init__(
+        self,
+        declared: Declared,
+        producer: Producer[Any, Any],
+        finished: Callable[[Lanes], None],
+        store: Callable[[Lanes], Awaitable[None]],
+        isolation: Isolation,
+    ) -> None:
         self._declared, self._handler = declared, declared.handler
         self._producer = producer
         self._finished = finished
+        self._store = store
+        self._isolation = isolation
         self._at_once = declared.at_once
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Lanes] = deque()
@@ -130,7 +142,10 @@ class Pool:
                 if job.began - self._turn_at > TURN_S:
                     await waiting.give_turn()
                     self._turn_at = self._loop.time()
-                await (self._call_singly(job) if job.singly else self._call(job))
+                if job.owner.progress.cautious:
+                    await self._call_cautiously(job)
+                else:
+                    await self._call_once(job)
                 job.began = 0.0
                 job = self._take()
         except asyncio.CancelledError:
@@ -139,6 +154,9 @@ class Pool:
             raise
         finally:
             self._calling -= 1
+
+    async def _call_once(self, job: Job) -> None:
+        await (self._call_singly(job) if job.singly else self._call(job))
 
     async def _call(self, job: Job) -> None:
         try:
@@ -217,6 +235,39 @@ class Pool:
     def _settle(self, job: Job) -> None:
         self._settled.set()
         self._finished(job.owner)
+
+    # --- what may end the worker -------------------------------------------------------------------------------------
+
+    async def _call_cautiously(self, job: Job) -> None:
+        """Have the call in the log of commits before it is made; whom a worker has ended with is called alone."""
+        progress, offsets = job.owner.progress, [record.offset for record in job.records]
+        deaths = max((progress.deaths.get(offset, 0) for offset in offsets), default=0)
+        if deaths >= LEAST_DEATHS and job.attempts >= self._declared.retries.attempts and job not in self.stuck:
+            self._fail_for_good(job, deaths)
+            return
+        if deaths and not self._isolation.enter(job):
+            self._timers[job] = self._loop.call_later(TURN_MS / 1000, self._again, job)
+            return
+        try:
+            for offset in offsets:
+                progress.call(offset)
+            await self._store(job.owner)
+            if not self._over(job):
+                await self._call_once(job)
+        finally:
+            for offset in offsets:
+                progress.called(offset)
+            self._isolation.leave(job)
+
+    def _fail_for_good(self, job: Job, deaths: int) -> None:
+        """A record ends one worker after another."""
+        error = WorkerLostError(f"{deaths} workers ended, or lost the partition, while they handled it")
+        logger.error("%s: %s", self._place(job), error)
+        if self._declared.dead_letter is not None:
+            self._spawn(self._bury_job(job, error))
+            return
+        wait = self._hold(job, f"{self._place(job)}: {self._handler.name}: {error}", error)
+        self._timers[job] = self._loop.call_later(wait / 1000, self._again, job)
 
     # --- what fails --------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from streamlayer._core.progress import MOST_RANGES, Progress, from_metadata
 from streamlayer._types import Health, OffsetAndMetadata, TopicPartition
 from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
+from streamlayer._worker.isolation import Isolation
 from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.pool import Pool
 from streamlayer.errors import (
@@ -61,6 +62,7 @@ class Runner(ConsumerRebalanceListener):
     :param common: what all clients of the app are made with.
     :param own_producer: the one that handlers send with, once one of them has.
     :param grace_ms: how long calls that run may take to end when the runner stops or gives partitions up.
+    :param isolation: the app's.
     """
 
     def __init__(
@@ -69,16 +71,21 @@ class Runner(ConsumerRebalanceListener):
         common: Mapping[str, Any],
         own_producer: Callable[[], OwnProducer | None],
         grace_ms: int,
+        isolation: Isolation,
     ) -> None:
         self.declared = declared
         self.grace_ms = grace_ms
         self._common = common
         self._own_producer = own_producer
+        self._isolation = isolation
         self._consumer: Consumer | None = None
         self._pool: Pool | None = None
         self._partitions: dict[TopicPartition, Lanes] = {}
         self._dirty: set[TopicPartition] = set()
         self._committed: dict[TopicPartition, tuple[int, str]] = {}
+        self._fresh: set[TopicPartition] = set()  # of which no commit says yet that they are begun
+        self._left: dict[TopicPartition, tuple[int, str]] = {}  # commits of a session that was given up
+        self._storing: dict[TopicPartition, list[asyncio.Future[None]]] = {}
         self._held: dict[TopicPartition, str] = {}
         self._stopping = asyncio.Event()
         self._limit: asyncio.Timeout | None = None
@@ -133,7 +140,7 @@ class Runner(ConsumerRebalanceListener):
             linger_ms=1,  # what waits for an answer gathers
             max_request_size=_LARGEST,
         )
-        self._pool = pool = Pool(self.declared, producer, self._note)
+        self._pool = pool = Pool(self.declared, producer, self._note, self._store, self._isolation)
         self._consumer = consumer = Consumer(
             *self.declared.topics,
             **self._common,
@@ -158,12 +165,8 @@ class Runner(ConsumerRebalanceListener):
             await self._end(consumer, pool, producer)
 
     async def _end(self, consumer: Consumer, pool: Pool, producer: Producer[Any, Any]) -> None:
-        for lanes in self._partitions.values():
-            lanes.lose()
-        self._partitions.clear()
-        self._dirty.clear()
-        self._committed.clear()
-        self._held.clear()
+        self._left = self._committed.copy()
+        self._forget(set(self._partitions))
         try:
             await pool.close()
         finally:
@@ -196,6 +199,8 @@ class Runner(ConsumerRebalanceListener):
             return
         finally:
             self._polling = False
+        if self._fresh:
+            await self._commit(consumer, self._fresh)
         if records:
             for tp, some in records.items():
                 self._accept(consumer, self._partitions[tp], some)
@@ -241,6 +246,15 @@ class Runner(ConsumerRebalanceListener):
             self._wake()
         self._dirty.add(lanes.tp)
 
+    async def _store(self, lanes: Lanes) -> None:
+        """Have a partition's progress stored; returns when it is, or when the partition is given up."""
+        stored = asyncio.get_running_loop().create_future()
+        self._storing.setdefault(lanes.tp, []).append(stored)
+        self._dirty.add(lanes.tp)
+        self._commit_at = 0
+        self._wake()
+        await stored
+
     def _wake(self) -> None:
         if self._polling and self._consumer is not None:
             self._consumer.wakeup()
@@ -266,6 +280,7 @@ class Runner(ConsumerRebalanceListener):
         """Store how far partitions are; what cannot be stored now is tried again."""
         tried = set(partitions)
         offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+        storing: dict[TopicPartition, list[asyncio.Future[None]]] = {}
         for tp in tried & self._partitions.keys() & consumer.assignment():  # a topic may be gone
             lanes = self._partitions[tp]
             progress = lanes.progress
@@ -273,9 +288,11 @@ class Runner(ConsumerRebalanceListener):
             if position < progress.high:  # the server lost what was behind it
                 lanes.rewind(position)
             kept = progress.to_metadata(consumer.epochs_at(tp, max(0, progress.high - 1)))
+            storing[tp] = self._storing.pop(tp, [])
             if (progress.next, kept) != self._committed.get(tp):
                 offsets[tp] = OffsetAndMetadata(progress.next, kept)
         self._dirty -= tried
+        self._fresh -= tried
         try:
             await self._flush()
             if offsets:
@@ -291,6 +308,12 @@ class Runner(ConsumerRebalanceListener):
         else:
             self._committed |= {tp: (stored.offset, stored.metadata) for tp, stored in offsets.items()}
             self._commit_at = waiting.monotonic_ms() + self.declared.commit_interval_ms
+            for futures in storing.values():
+                _release(futures)
+            storing.clear()
+        finally:
+            for tp, futures in storing.items():
+                self._storing.setdefault(tp, []).extend(futures)
 
     def _not_committed(self, tried: set[TopicPartition], error: StreamlayerError) -> None:
         logger.warning("%s has not committed yet: %s", self, error)
@@ -313,16 +336,21 @@ class Runner(ConsumerRebalanceListener):
     # --- partitions come and go --------------------------------------------------------------------------------------
 
     async def on_partitions_assigned(self, assigned: AbstractSet[TopicPartition]) -> None:
-        """Go on behind what is committed, and skip what is done above it."""
+        """Go on behind what is committed, skip what is done above it, and beware of what the owner before died of."""
         consumer = self._consumer
         if consumer is None:
             return
         for tp in sorted(assigned):
             start = await consumer.position(tp)
             text = consumer.resumed_metadata(tp)
-            progress = Progress(start, from_metadata(text, start))
+            kept = from_metadata(text, start)
+            if self._left.pop(tp, None) == (start, text):  # nobody died: it is this runner that begins anew
+                kept = kept._replace(begun=False, calls=())
+            progress = Progress(start, kept)
+            progress.begin()
             self._partitions[tp] = Lanes(tp, self.declared.ordering, progress)
             self._committed[tp] = (start, text)
+            self._fresh.add(tp)
         logger.info("%s got %s", self, _listed(assigned))
 
     async def on_partitions_revoked(self, revoked: AbstractSet[TopicPartition]) -> None:
@@ -347,7 +375,9 @@ class Runner(ConsumerRebalanceListener):
             if lanes is not None:
                 lanes.lose()
             self._dirty.discard(tp)
+            self._fresh.discard(tp)
             self._committed.pop(tp, None)
+            _release(self._storing.pop(tp, []))
             self._held.pop(tp, None)
 
     async def _give_up(self, partitions: list[Lanes]) -> None:
@@ -356,9 +386,12 @@ class Runner(ConsumerRebalanceListener):
             return
         for lanes in partitions:
             lanes.close()
+            _release(self._storing.pop(lanes.tp, []))
         if not await self._pool.settle(partitions, self.grace_ms):
             left = sum(len(job.records) for lanes in partitions for job in lanes.jobs)
             logger.warning("%s: %d records are still in hand after %d ms: left to others", self, left, self.grace_ms)
+        for lanes in partitions:
+            lanes.progress.leave()
         await self._commit(self._consumer, {lanes.tp for lanes in partitions})
 
     # --- how it is doing ---------------------------------------------------------------------------------------------
@@ -393,6 +426,12 @@ class Runner(ConsumerRebalanceListener):
         """Whether nothing goes on but attempts at what failed for good."""
         stuck = {} if self._pool is None else self._pool.stuck
         return not self._dirty and all(job in stuck for lanes in self._partitions.values() for job in lanes.jobs)
+
+
+def _release(futures: list[asyncio.Future[None]]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)
 
 
 async def _close_quietly(producer: Producer[Any, Any]) -> None:

@@ -100,7 +100,7 @@ def test_who_goes_on_skips_what_is_done() -> None:
 
 def test_what_is_not_read_again_yet_is_told_on() -> None:
     """An owner that stops before it came to all of them hands the rest on."""
-    text = "streamlayer-progress/1 2:abc:0 1+2,6+1 -"
+    text = "streamlayer-progress/1 2:abc:0 1+2,6+1 - -"
     second = Progress(1, from_metadata(text, 1))
     second.accept(1)
     second.done(1)
@@ -110,12 +110,12 @@ def test_what_is_not_read_again_yet_is_told_on() -> None:
         second.done(offset)
     assert not second.resuming(4)
     assert second.next == 4
-    assert from_metadata(second.to_metadata("9:new:0"), 4) == Kept("2:abc:0", ((7, 8),), {})
+    assert from_metadata(second.to_metadata("9:new:0"), 4) == Kept("2:abc:0", ((7, 8),), {}, {})
 
 
 def test_ranges_count_up_to_where_the_logs_part() -> None:
     """A later epoch, or another server's, may have other records under the same offsets: they are not skipped."""
-    progress = Progress(0, Kept("1:aa:0,2:bb:4", ((3, 9),), {}))
+    progress = Progress(0, Kept("1:aa:0,2:bb:4", ((3, 9),), {}, {}))
     assert progress.trusts(8, "1:aa:0,2:bb:4")
     assert progress.trusts(3, "1:aa:0")
     assert progress.trusts(5, "1:aa:0,2:bb:4,3:cc:6")
@@ -124,8 +124,8 @@ def test_ranges_count_up_to_where_the_logs_part() -> None:
     assert not progress.trusts(5, "1:aa:0,2:dd:4")
     assert not progress.trusts(3, "9:ee:0")
     assert not progress.trusts(3, "")
-    assert Progress(0, Kept("", ((5, 6),), {})).trusts(5, "")
-    assert not Progress(0, Kept("", ((5, 6),), {})).trusts(5, "1:aa:0")
+    assert Progress(0, Kept("", ((5, 6),), {}, {})).trusts(5, "")
+    assert not Progress(0, Kept("", ((5, 6),), {}, {})).trusts(5, "1:aa:0")
 
 
 @given(st.text(max_size=60))
@@ -148,3 +148,63 @@ def test_the_text_fits_even_in_the_worst_case() -> None:
     text = progress.to_metadata("12:0123456789abcdef:0")
     assert len(text) < 32_768
     assert len(from_metadata(text, 0).ranges) == 1000
+
+
+def test_an_owner_says_that_it_has_begun_until_it_got_on_or_ends() -> None:
+    """The word stands while `next` has not moved; an end in order takes it back; who never says it writes nothing."""
+    assert Progress(7).to_metadata("1:a:0") == ""
+    progress = Progress(7)
+    progress.begin()
+    progress.accept(7)
+    assert from_metadata(progress.to_metadata("1:a:0"), 7).begun
+    progress.done(7)
+    assert progress.to_metadata("1:a:0") == ""
+    progress = Progress(7)
+    progress.begin()
+    progress.call(7)
+    progress.leave()
+    assert progress.to_metadata("1:a:0") == ""
+
+
+def test_a_successor_of_one_that_died_is_cautious_for_a_thousand_calls() -> None:
+    """Of one that died before it got on; not of one that got on, or ended in order."""
+    dead = Progress(7)
+    dead.begin()
+    successor = Progress(7, from_metadata(dead.to_metadata("1:a:0"), 7))
+    for offset in range(7, 1007):
+        assert successor.cautious
+        successor.accept(offset)
+        successor.call(offset)
+        successor.called(offset)
+        successor.done(offset)
+    assert not successor.cautious
+    assert not Progress(1007, from_metadata(successor.to_metadata("1:a:0"), 1007)).cautious
+
+
+def test_a_call_that_nobody_outlived_is_a_death_and_an_attempt() -> None:
+    """They add up from owner to owner, beside attempts that failed; a record that is done is not suspected any more."""
+    text, expected = "", [(0, 0), (1, 1), (2, 2), (4, 3)]
+    for deaths in range(4):
+        progress = Progress(5, from_metadata(text, 5))
+        assert (progress.attempts.get(6, 0), progress.deaths.get(6, 0)) == expected[deaths]
+        assert progress.cautious == bool(deaths)
+        progress.begin()
+        for offset in (5, 6):
+            progress.accept(offset)
+        if deaths == 2:
+            progress.attempts[6] += 1
+        progress.call(6)
+        text = progress.to_metadata("1:a:0")
+    progress.called(6)
+    progress.done(6)
+    assert (progress.attempts, progress.deaths) == ({}, {})
+
+
+def test_a_death_counts_for_the_record_that_it_happened_to() -> None:
+    """Not where the log lost its end, and another record stands under the offset; nor below what is committed."""
+    text = "streamlayer-progress/1 1:a:0 - 0:2:1,3:1:1 begun:3"
+    progress = Progress(5, from_metadata(text, 5))
+    assert progress.deaths == {5: 1, 8: 2}
+    progress.rewind(8)
+    assert (progress.attempts, progress.deaths) == ({5: 2}, {5: 1})
+    assert Progress(6, from_metadata(text, 5)).deaths == {8: 2}

@@ -53,5 +53,8 @@ async def until_done(args: dict[str, Any], group_id: str, app: App) -> None:
 async def work(milliseconds: float) -> None:
     """What a handler takes its time for."""
     done = asyncio.get_running_loop().create_future()
-    asyncio.get_running_loop().call_later(milliseconds / 1000, done.set_result, None)
-    await done
+    timer = asyncio.get_running_loop().call_later(milliseconds / 1000, done.set_result, None)
+    try:
+        await done
+    finally:
+        timer.cancel()

@@ -1,0 +1,260 @@
+"""Records whose handling ends their worker: each is found, tried alone, and put among the dead letters; no other is."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from streamlayer import App, Retry, TopicConfig, TopicPartition
+from streamlayer.aio import Admin
+from streamlayer.embedded import Server
+from tests.waiting import aio_wait_until, sync_wait_until
+from tests.worker.diary import committed, produce, stored, until_done, work
+
+TP = TopicPartition("t", 0)
+POISON = b"41"
+
+
+class Lives:
+    """A worker that is started again each time it has died.
+
+    It dies within the process: its runners are cancelled amid their calls, and commit nothing. That is what others see
+    of a process that is killed, after its members were taken out of the group.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._dying = asyncio.Event()
+
+    async def die(self) -> None:
+        """Of a handler: its worker ends here."""
+        self._dying.set()
+        await asyncio.Event().wait()
+
+    async def live(self, app: App, args: dict[str, Any], most: int) -> None:
+        """Until everything is committed, or so many lives are over."""
+        while self.count < most:
+            self.count += 1
+            self._dying.clear()
+            serving = asyncio.create_task(app.serve(asyncio.Event()))
+            done = asyncio.create_task(until_done(args, "g", app))
+            dying = asyncio.create_task(self._dying.wait())
+            await asyncio.wait([done, dying, serving], return_when=asyncio.FIRST_COMPLETED)
+            for task in asyncio.all_tasks():
+                if task is dying or (not done.done() and task.get_name().startswith("streamlayer ")):
+                    task.cancel()
+            if done.done():
+                serving.cancel()
+            await asyncio.gather(serving, dying, return_exceptions=True)
+            if done.done():
+                await done
+                return
+            done.cancel()
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key", "none"])
+@pytest.mark.parametrize("attempts", [1, 5])
+async def test_it_becomes_a_dead_letter(aio_args: dict[str, Any], ordering: Any, attempts: int) -> None:
+    """After as many calls as `attempts` says, two at least, that were its own alone; its neighbours are handled."""
+    lives = Lives()
+    app = App(**aio_args)
+    handled: Counter[bytes] = Counter()
+
+    @app.consumer(
+        "t", group_id="g", concurrency=8, ordering=ordering, dead_letter="dead", retries=Retry(attempts, backoff_ms=0)
+    )
+    async def handle(value: bytes) -> None:
+        if value == POISON:
+            await lives.die()
+        if int(value) % 3 == 0:
+            await work(3)
+        handled[value] += 1
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(200)], keys=20)
+    await lives.live(app, aio_args, 20)
+    (dead,) = await stored(aio_args, "dead")
+    assert dead.value == POISON
+    headers = dict(dead.headers)
+    assert headers["dlq.error"] == b"WorkerLostError"
+    assert int(headers["dlq.attempts"]) == max(2, attempts)
+    assert set(handled) == {b"%d" % i for i in range(200)} - {POISON}
+    assert max(2, attempts) + 1 <= lives.count <= max(2, attempts) + 6
+    assert await committed(aio_args, "g") == {TP: (200, "")}
+
+
+async def test_those_beside_it_are_not_blamed(aio_args: dict[str, Any]) -> None:
+    """Slow records of other partitions and handlers are in hand at each death: none of them is a dead letter."""
+    lives = Lives()
+    app = App(**aio_args)
+    handled: Counter[bytes] = Counter()
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="key", dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        if value in {b"3", b"70"}:
+            await lives.die()
+        await work(50)
+        handled[value] += 1
+
+    @app.consumer("u", group_id="h", concurrency=8, ordering="none", dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def beside(value: bytes) -> None:
+        await work(80)
+        handled[value] += 1
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(80)], keys=80, partitions=4)
+    await produce(aio_args, "u", [b"u%d" % i for i in range(8)])
+    await lives.live(app, aio_args, 40)
+    assert {record.value for record in await stored(aio_args, "dead")} == {b"3", b"70"}
+    assert {value for value in handled if not value.startswith(b"u")} == {b"%d" % i for i in range(80)} - {b"3", b"70"}
+
+
+async def test_a_batch_with_it(aio_args: dict[str, Any]) -> None:
+    """A handler of batches is called with one record at a time until it is found."""
+    lives = Lives()
+    app = App(**aio_args)
+    handled: Counter[bytes] = Counter()
+
+    @app.consumer("t", group_id="g", batch_size=50, dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def handle(values: list[bytes]) -> None:
+        if POISON in values:
+            await lives.die()
+        handled.update(values)
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(200)])
+    await lives.live(app, aio_args, 20)
+    assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
+    assert set(handled) == {b"%d" % i for i in range(200)} - {POISON}
+
+
+async def test_without_a_dead_letter_topic_it_is_kept(aio_args: dict[str, Any]) -> None:
+    """Others go on, `health` says what is held, and it is tried again no sooner than its back-off says."""
+    lives = Lives()
+    app = App(**aio_args)
+    handled: set[bytes] = set()
+    calls = 0
+
+    @app.consumer(
+        "t", group_id="g", concurrency=8, ordering="key", retries=Retry(3, backoff_ms=600_000, max_backoff_ms=600_000)
+    )
+    async def handle(value: bytes) -> None:
+        nonlocal calls
+        if value == POISON:
+            calls += 1
+            await lives.die()
+        handled.add(value)
+
+    await produce(aio_args, "t", [b"%d" % i for i in range(200)], keys=20)
+    living = asyncio.create_task(lives.live(app, aio_args, 20))
+    try:
+        await aio_wait_until(lambda: app.health().state == "holding", "it is held", timeout=30)
+        assert "WorkerLostError" in app.health().reason
+        assert "offset 41" in app.health().reason
+        expected = {b"%d" % i for i in range(200) if i % 20 != 1} | {b"1", b"21"}
+        await aio_wait_until(lambda: handled == expected, "the others are handled")
+    finally:
+        living.cancel()
+        await asyncio.gather(living, return_exceptions=True)
+    assert calls == lives.count - 1
+    ((offset, _),) = (await committed(aio_args, "g")).values()
+    assert offset == 41
+
+
+async def test_an_end_in_order_is_no_death(aio_args: dict[str, Any]) -> None:
+    """A worker that is stopped amid its calls, many times, with no patience: nothing is suspected."""
+    for _ in range(4):
+        app = App(**aio_args, grace_ms=0)
+        begun = asyncio.Event()
+
+        @app.consumer("t", group_id="g", concurrency=8, ordering="none", dead_letter="dead")
+        async def handle(value: bytes, begun: asyncio.Event = begun) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        await produce(aio_args, "t", [b"x"])
+        async with app:
+            await begun.wait()
+    assert (await committed(aio_args, "g"))[TP] == (0, "")
+
+
+async def test_a_session_that_begins_anew_is_no_death(
+    aio_args: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """What a handler sent by itself fails again and again: the runner begins anew, and no call is taken for deadly."""
+    app = App(**aio_args)
+    done: set[bytes] = set()
+    beginnings = 0
+    loose: list[asyncio.Task[None]] = []
+
+    async def send_later() -> None:
+        await work(5)
+        await app.producer.send("out", bytes(5000))
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="none", dead_letter="dead", retries=Retry(2, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        nonlocal beginnings
+        if value == b"0":
+            beginnings += 1
+            if beginnings < 5:
+                loose.append(asyncio.create_task(send_later()))
+        else:
+            await work(100)
+        done.add(value)
+
+    async with Admin(**aio_args) as admin:
+        await admin.create_topics(["out", "dead"])
+        await admin.alter_configs({"out": TopicConfig(max_message_bytes=1024)})
+    await produce(aio_args, "t", [b"%d" % i for i in range(8)])
+    with caplog.at_level(logging.WARNING, "streamlayer"):
+        async with app:
+            await until_done(aio_args, "g", app)
+    assert "begins anew" in caplog.text
+    assert done == {b"%d" % i for i in range(8)}
+    assert await stored(aio_args, "dead") == []
+
+
+DEADLY = """
+import asyncio, os, sys
+from streamlayer import App, Retry
+app = App(url=os.environ["WHERE"])
+
+BRISK = {"session_timeout_ms": 1000, "heartbeat_interval_ms": 200}
+
+@app.consumer("t", group_id="g", concurrency=4, ordering="key", dead_letter="dead", retries=Retry(3), **BRISK)
+def handle(value: bytes) -> None:
+    if value == b"41":
+        os._exit(3)
+    with open(os.environ["DIARY"], "ab") as diary:
+        diary.write(value + b"\\n")
+"""
+
+
+async def all_done(args: dict[str, Any]) -> bool:
+    """Whether the group is there, and has committed everything."""
+    async with Admin(**args) as admin:
+        return "g" in await admin.list_groups() and sum((await admin.describe_groups(["g"]))["g"].lag.values()) == 0
+
+
+def test_a_worker_process_that_it_kills(own_server: Server, tmp_path: Path) -> None:
+    """`streamlayer worker`, two processes: the record ends one after another, and then is a dead letter."""
+    args = {"url": own_server.url}
+    asyncio.run(produce(args, "t", [b"%d" % i for i in range(300)], keys=20, partitions=4))
+    (tmp_path / "deadly.py").write_text(DEADLY, encoding="utf-8")
+    environment = os.environ | {"WHERE": own_server.url, "DIARY": str(tmp_path / "diary"), "PYTHONPATH": str(tmp_path)}
+    command = [sys.executable, "-m", "streamlayer._cli", "worker", "deadly:app", "--processes", "2"]
+    with subprocess.Popen(command, env=environment, cwd=tmp_path) as process:
+        try:
+            sync_wait_until(lambda: asyncio.run(all_done(args)), "all is committed", timeout=60)
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+    (dead,) = asyncio.run(stored(args, "dead"))
+    assert (dead.value, dict(dead.headers)["dlq.error"]) == (POISON, b"WorkerLostError")
+    assert set((tmp_path / "diary").read_bytes().split()) == {b"%d" % i for i in range(300)} - {POISON}
