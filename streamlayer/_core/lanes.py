@@ -62,6 +62,7 @@ class Lanes:
 
     :ivar progress: how far it is.
     :ivar unfinished: records that were accepted and are not done.
+    :ivar unfinished_bytes: their values'.
     :ivar available: records that could be taken now.
     :ivar since: when the first of them came, in ms.
     :ivar jobs: those that were taken and are not done.
@@ -73,7 +74,7 @@ class Lanes:
     def __init__(self, tp: TopicPartition, ordering: Ordering, progress: Progress) -> None:
         self.tp = tp
         self.progress = progress
-        self.unfinished = 0
+        self.unfinished = self.unfinished_bytes = 0
         self.available = 0
         self.since = 0
         self.jobs: set[Job] = set()
@@ -88,6 +89,7 @@ class Lanes:
         """Queue a record that was read."""
         self.progress.accept(record.offset)
         self.unfinished += 1
+        self.unfinished_bytes += len(record.value or b"")
         if self.available == 0:
             self.since = now
         key = record.key if self._by_key else None
@@ -168,14 +170,19 @@ class Lanes:
         else:
             job.records = [record for record in job.records if record not in records]
         if not job.void:
-            self.unfinished -= len(records)
+            self._let_go(records)
             for record in records:
                 self.progress.done(record.offset)
 
     def withdraw(self, job: Job) -> None:
         """Its records stay undone, for whoever has the partition next."""
         self.jobs.discard(job)
-        self.unfinished -= len(job.records)
+        self._let_go(job.records)
+
+    def _let_go(self, records: Sequence[Record]) -> None:
+        self.unfinished -= len(records)
+        for record in records:
+            self.unfinished_bytes -= len(record.value or b"")
 
     def again(self, job: Job) -> None:
         """A job that failed may be taken once more; its lanes stayed busy."""
@@ -192,17 +199,17 @@ class Lanes:
     def rewind(self, offset: int) -> None:
         """Reading went back to this offset: nothing that was read from there on counts."""
         for job in self.jobs:
-            kept = [record for record in job.records if record.offset < offset]
-            self.unfinished -= len(job.records) - len(kept)
+            gone = [record for record in job.records if record.offset >= offset]
+            self._let_go(gone)
             if job in self._again:
-                self.available -= len(job.records) - len(kept)
-            job.records = kept
+                self.available -= len(gone)
+            job.records = [record for record in job.records if record.offset < offset]
         for lane in {*self._lanes.values(), *self._ready}:
-            kept = [record for record in lane.waiting if record.offset < offset]
-            self.unfinished -= len(lane.waiting) - len(kept)
+            gone = [record for record in lane.waiting if record.offset >= offset]
+            self._let_go(gone)
             if not lane.busy:
-                self.available -= len(lane.waiting) - len(kept)
-            lane.waiting = kept
+                self.available -= len(gone)
+            lane.waiting = [record for record in lane.waiting if record.offset < offset]
         self._ready = deque(lane for lane in self._ready if lane.waiting)
         self._lanes = {key: lane for key, lane in self._lanes.items() if lane.waiting or lane.busy}
         again, self._again = self._again, deque(job for job in self._again if job.records)
@@ -215,7 +222,7 @@ class Lanes:
         """Give the partition up: forget what was not taken."""
         self.closing = True
         for lane in {*self._lanes.values(), *self._ready}:
-            self.unfinished -= len(lane.waiting)
+            self._let_go(lane.waiting)
             lane.waiting.clear()
         while self._again:
             self.withdraw(self._again.popleft())

@@ -39,6 +39,8 @@ def to_value(value: Any) -> bytes | None:
     """A value as it is stored: bytes as they are, text as UTF-8, all else as JSON (models by their aliases)."""
     if value is None or isinstance(value, bytes):
         return value
+    if isinstance(value, (bytearray, memoryview)):
+        return bytes(cast("bytearray", value))
     return value.encode() if isinstance(value, str) else to_json(value)
 
 

@@ -43,6 +43,7 @@ logger = logging.getLogger("streamlayer")
 _LOOK_MS: Final = 1000  # how often it looks at what runs for long
 _LONGEST_BACKOFF_MS: Final = 30_000
 _FAILED_COMMIT_MS: Final = 200
+_MOST_BYTES: Final = 16 << 20  # of a partition in hand; what one `poll` brings may be beyond
 _LARGEST: Final = 32 << 20  # of results and dead letters: their topics' limits count, not one of its own
 _FLUSH_MS: Final = 1000  # how long a commit waits for what nobody waits for; then it is tried again
 _OVERTIME_MS: Final = 1000  # how long after the grace time the last commit may take
@@ -227,7 +228,7 @@ class Runner(ConsumerRebalanceListener):
         ahead = room = self.declared.ahead
         for tp, lanes in self._partitions.items():
             free = ahead - lanes.unfinished
-            if lanes.progress.ranges >= MOST_RANGES:
+            if lanes.progress.ranges >= MOST_RANGES or lanes.unfinished_bytes >= _MOST_BYTES:
                 free = 0
             if lanes.held:
                 if free >= ahead // 4 and tp not in self._held:

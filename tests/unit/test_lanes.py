@@ -23,7 +23,7 @@ def lanes_with(ordering: Ordering, keys: list[bytes | None]) -> Lanes:
 
 def record(offset: int, key: bytes | None) -> ConsumerRecord:
     """One record."""
-    return ConsumerRecord("t", 0, offset, 0, 0, key, b"", ())
+    return ConsumerRecord("t", 0, offset, 0, 0, key, b"xyz", ())
 
 
 def taken(lanes: Lanes, most: int = 1) -> list[list[int]]:
@@ -143,3 +143,4 @@ def _balanced(lanes: Lanes, running: list[Job], failed: list[Job]) -> None:
     waiting = lanes.unfinished - sum(len(job.records) for job in (*running, *failed))
     assert waiting >= lanes.available - sum(len(job.records) for job in lanes.jobs) >= -lanes.unfinished
     assert 0 <= lanes.available <= lanes.unfinished
+    assert lanes.unfinished_bytes == 3 * lanes.unfinished

@@ -252,3 +252,41 @@ async def test_what_is_in_memory_is_bounded(aio_args: dict[str, Any]) -> None:
         gate.set()
         await until_done(aio_args, "g", app)
     assert handled == set(range(6000))
+
+
+async def test_so_are_its_bytes(aio_args: dict[str, Any]) -> None:
+    """Large values, and a key that hangs: 16 MiB and what one fetch brings are in hand at most, and all are handled."""
+    app = App(**aio_args)
+    gate = asyncio.Event()
+    handled: set[int] = set()
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="key", max_partition_fetch_bytes=2 << 20)
+    async def handle(record: ConsumerRecord) -> None:
+        if record.key == b"k0":
+            await gate.wait()
+        handled.add(record.offset)
+
+    await produce(aio_args, "t", [bytes(500_000)] * 160, keys=2)
+    async with app:
+        (runner,) = app._runners
+        await aio_wait_until(lambda: bool(runner._partitions), "it has its partition")
+        (lanes,) = runner._partitions.values()
+        await aio_wait_until(lambda: lanes.held and not lanes.available, "it is held")
+        assert 16 << 20 <= lanes.unfinished_bytes <= 20 << 20
+        gate.set()
+        await until_done(aio_args, "g", app)
+    assert handled == set(range(160))
+
+
+async def test_results_of_bytes_are_stored_as_they_are(aio_args: dict[str, Any]) -> None:
+    """Of all three kinds that Python has."""
+    app = App(**aio_args)
+
+    @app.consumer("t", group_id="g", to="out")
+    async def handle(value: bytes) -> Any:
+        return {b"a": bytearray, b"b": memoryview, b"c": bytes}[value](value)
+
+    await produce(aio_args, "t", [b"a", b"b", b"c"])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert [record.value for record in await stored(aio_args, "out")] == [b"a", b"b", b"c"]
