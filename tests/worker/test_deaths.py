@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from streamlayer.embedded import Server
 from tests.waiting import aio_wait_until, sync_wait_until
 from tests.worker.diary import committed, produce, stored, until_done, work
 
+ROOT = Path(__file__).parents[2]
 TP = TopicPartition("t", 0)
 POISON = b"41"
 
@@ -242,19 +245,53 @@ async def all_done(args: dict[str, Any]) -> bool:
         return "g" in await admin.list_groups() and sum((await admin.describe_groups(["g"]))["g"].lag.values()) == 0
 
 
-def test_a_worker_process_that_it_kills(own_server: Server, tmp_path: Path) -> None:
-    """`streamlayer worker`, two processes: the record ends one after another, and then is a dead letter."""
-    args = {"url": own_server.url}
-    asyncio.run(produce(args, "t", [b"%d" % i for i in range(300)], keys=20, partitions=4))
-    (tmp_path / "deadly.py").write_text(DEADLY, encoding="utf-8")
-    environment = os.environ | {"WHERE": own_server.url, "DIARY": str(tmp_path / "diary"), "PYTHONPATH": str(tmp_path)}
+@contextmanager
+def worker(source: str, server: Server, folder: Path) -> Generator[None]:
+    """`streamlayer worker`, two processes, of an app with this source; it ends in order."""
+    (folder / "deadly.py").write_text(source, encoding="utf-8")
+    environment = os.environ | {"WHERE": server.url, "DIARY": str(folder / "diary"), "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "streamlayer._cli", "worker", "deadly:app", "--processes", "2"]
-    with subprocess.Popen(command, env=environment, cwd=tmp_path) as process:
+    with subprocess.Popen(command, env=environment, cwd=folder) as process:
         try:
-            sync_wait_until(lambda: asyncio.run(all_done(args)), "all is committed", timeout=60)
+            yield
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_a_worker_process_that_it_kills(own_server: Server, tmp_path: Path) -> None:
+    """It ends one process after another, and then is a dead letter; all others are handled."""
+    args = {"url": own_server.url}
+    asyncio.run(produce(args, "t", [b"%d" % i for i in range(300)], keys=20, partitions=4))
+    with worker(DEADLY, own_server, tmp_path):
+        sync_wait_until(lambda: asyncio.run(all_done(args)), "all is committed", timeout=60)
     (dead,) = asyncio.run(stored(args, "dead"))
     assert (dead.value, dict(dead.headers)["dlq.error"]) == (POISON, b"WorkerLostError")
     assert set((tmp_path / "diary").read_bytes().split()) == {b"%d" % i for i in range(300)} - {POISON}
+
+
+BLOCKING = """
+import os, time
+from streamlayer import App, Retry
+app = App(url=os.environ["WHERE"])
+
+BRISK = {"session_timeout_ms": 1000, "heartbeat_interval_ms": 200}
+
+@app.consumer("t", group_id="g", dead_letter="dead", retries=Retry(2), **BRISK)
+async def handle(value: bytes) -> None:
+    if value == b"41":
+        time.sleep(2.5)
+    with open(os.environ["DIARY"], "ab") as diary:
+        diary.write(value + b"\\n")
+"""
+
+
+def test_one_that_holds_the_event_loop_for_too_long(own_server: Server, tmp_path: Path) -> None:
+    """The partition goes from one process to the other and back; then the record is a dead letter, and others go on."""
+    args = {"url": own_server.url}
+    asyncio.run(produce(args, "t", [b"%d" % i for i in range(100)]))
+    with worker(BLOCKING, own_server, tmp_path):
+        sync_wait_until(lambda: asyncio.run(all_done(args)), "all is committed", timeout=60)
+    (dead,) = asyncio.run(stored(args, "dead"))
+    assert (dead.value, dict(dead.headers)["dlq.error"]) == (POISON, b"WorkerLostError")
+    assert set((tmp_path / "diary").read_bytes().split()) - {POISON} == {b"%d" % i for i in range(100)} - {POISON}
