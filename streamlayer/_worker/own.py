@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from streamlayer._async.producer import Producer
 from streamlayer._types import AppendedRange, RecordMetadata
@@ -74,10 +74,19 @@ gathering: ContextVar[Sends | None] = ContextVar("gathering", default=None)
 """What the call that runs here has sent."""
 
 
-class OwnProducer(Producer[Any, Any]):
-    """The producer that handlers, and others in their loop, send with."""
+_BY_A_TASK: Final = object()
+"""Stands for all that tasks have sent which handlers left running."""
 
-    _loose = 0  # calls by which no record's handling waits for what they send
+
+class OwnProducer(Producer[Any, Any]):
+    """The producer that handlers, and others in their loop, send with.
+
+    :param options: those of ``Producer``.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._loose: set[object] = set()  # what was sent since the last flush, and no record's handling waits for
 
     if not TYPE_CHECKING:  # there they are what they are in `Producer`
 
@@ -87,11 +96,11 @@ class OwnProducer(Producer[Any, Any]):
 
         def send_and_wait(self, *args: Any, **options: Any) -> Coroutine[Any, Any, RecordMetadata]:
             _check_in_loop()
-            return self._counted(super().send_and_wait(*args, **options))
+            return self._until_sent(super().send_and_wait(*args, **options))
 
         def send_many(self, *args: Any, **options: Any) -> Coroutine[Any, Any, list[AppendedRange]]:
             _check_in_loop()
-            return self._counted(super().send_many(*args, **options))
+            return self._until_sent(super().send_many(*args, **options))
 
     async def _send_own(self, *args: Any, **options: Any) -> RecordFuture:
         """``send``: what a handler does not wait for is waited for before its record is done."""
@@ -101,29 +110,30 @@ class OwnProducer(Producer[Any, Any]):
             return future  # of somebody who is no handler: his own business
         own = sends.take(future)
         if own is None:
-            self._loose += 1
+            self._loose.add(_BY_A_TASK)
         return own or future
 
-    async def _counted(self, sending: Coroutine[Any, Any, Any]) -> Any:
+    async def _until_sent(self, sending: Coroutine[Any, Any, Any]) -> Any:
         """The others: it may be a task that nobody waits for, so until it has ended well it is to be flushed."""
         if gathering.get() is None:
             return await sending
-        self._loose += 1
+        self._loose.add(sending)
         outcome = await sending
-        self._loose = max(0, self._loose - 1)
+        self._loose.discard(sending)
         return outcome
 
     async def flush_others(self, timeout_ms: int) -> None:
         """Have what handlers have sent, and no record waits for, in the log.
 
+        :param timeout_ms: how long to wait for it.
         :raises StreamlayerError: as ``flush``.
         """
         if self._loose:
-            counted, self._loose = self._loose, 0
+            flushed, self._loose = self._loose, set()  # what comes meanwhile is for the next flush
             try:
                 await self.flush(timeout_ms=timeout_ms)
             except BaseException:
-                self._loose += counted
+                self._loose |= flushed
                 raise
 
 
