@@ -17,7 +17,7 @@ import logging
 import os
 import signal
 from collections.abc import Callable, Generator
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Never, Self, TypeVar
 
@@ -113,6 +113,7 @@ class App:
         self._declared: list[Declared] = []
         self._runners: list[Runner] = []
         self._serving = False
+        self._stopping_at: int | None = None
         self._producer: OwnProducer | None = None
         self._block: tuple[asyncio.Task[None], asyncio.Event] | None = None
         self._failure = ""
@@ -250,20 +251,21 @@ class App:
         for declared in self._declared:
             declared.handler.check()
         self._serving = True  # its lifespan may take its time
+        self._stopping_at = None
         watch = Watch(asyncio.get_running_loop())
         try:
-            async with AsyncExitStack() as stack:
-                stack.push_async_callback(self._close_producer, max(grace_ms, 1000))
-                if self._lifespan is not None:
-                    await stack.enter_async_context(self._lifespan(self))
-                isolation = Isolation()
-                self._runners = [
-                    Runner(declared, self._common, lambda: self._producer, grace_ms, isolation)
-                    for declared in self._declared
-                ]
-                if started is not None:
-                    started.set()
-                await self._run_all(stop)
+            try:
+                async with nullcontext() if self._lifespan is None else self._lifespan(self):
+                    isolation = Isolation()
+                    self._runners = [
+                        Runner(declared, self._common, lambda: self._producer, grace_ms, isolation)
+                        for declared in self._declared
+                    ]
+                    if started is not None:
+                        started.set()
+                    await self._run_all(stop)
+            finally:
+                await self._close_producer(grace_ms)
         finally:
             watch.close()
             self._runners = []
@@ -277,6 +279,7 @@ class App:
             await asyncio.wait([told, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
             told.cancel()
+            self._stopping_at = waiting.monotonic_ms()
             for runner in runners:
                 runner.stop()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
@@ -285,11 +288,13 @@ class App:
                 self._failure = str(outcome)
                 raise outcome
 
-    async def _close_producer(self, timeout_ms: int) -> None:
+    async def _close_producer(self, grace_ms: int) -> None:
+        """Have what was sent last in the log, in what the handlers have left of the grace time, or in a second."""
         producer, self._producer = self._producer, None
         if producer is not None:
+            taken_ms = 0 if self._stopping_at is None else waiting.monotonic_ms() - self._stopping_at
             try:
-                await producer.close(timeout_ms=timeout_ms)
+                await producer.close(timeout_ms=max(grace_ms - taken_ms, 1000))
             except RequestTimedOutError as error:  # no record is done whose handler has sent that
                 logger.error("app.producer: what was sent last did not arrive: %s", error)  # noqa: TRY400 - expected
 
@@ -332,8 +337,15 @@ class App:
         task = asyncio.create_task(self._serve(stop, self.grace_ms, started), name=f"streamlayer {self!r}")
         self._block = task, stop
         entered = asyncio.create_task(started.wait())
-        await asyncio.wait([task, entered], return_when=asyncio.FIRST_COMPLETED)
-        entered.cancel()
+        try:
+            await asyncio.wait([task, entered], return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:  # whoever enters gives up: there will be no block to leave
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._block = None
+            raise
+        finally:
+            entered.cancel()
         if task.done():
             self._block = None
             task.result()

@@ -189,3 +189,47 @@ async def test_an_app_runs_once_at_a_time(aio_args: dict[str, Any]) -> None:
         await app.serve(asyncio.Event())
     go.set()
     assert await stop(app, task, event) < CLOSING_S
+
+
+async def test_handlers_and_their_producer_share_the_grace_time(own_server: Server) -> None:
+    """A call that takes all of it, and a send that does not arrive: together they hold up the stop no longer."""
+    args = {"url": own_server.url}
+    grace_ms = 4000
+    app = App(**args, grace_ms=grace_ms)
+    called = asyncio.Event()
+
+    @app.consumer("t", group_id="g")
+    async def handle(value: bytes) -> None:
+        called.set()
+        await asyncio.Event().wait()
+
+    async with Admin(**args) as admin:
+        await admin.create_topics([NewTopic("out", 1, config={"min_insync_replicas": 3})])
+    await produce(args, "t", [b"x"])
+    event = asyncio.Event()
+    task = asyncio.create_task(app.serve(event))
+    await asyncio.wait_for(called.wait(), 20)
+    await app.producer.send("out", b"x", "k")  # by somebody else in the loop
+    assert await stop(app, task, event) < grace_ms / 1000 + 3
+
+
+async def test_an_app_that_is_not_waited_for_ends(aio_args: dict[str, Any]) -> None:
+    """Who gives up entering the block (its lifespan takes too long) leaves nothing behind that runs."""
+    left = asyncio.Event()
+
+    @asynccontextmanager
+    async def slow(_: App) -> AsyncIterator[None]:
+        try:
+            await asyncio.Event().wait()
+            yield
+        finally:
+            left.set()
+
+    app = App(**aio_args, lifespan=slow)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.1), app:
+            pass
+    await asyncio.wait_for(left.wait(), 20)
+    with pytest.raises(TimeoutError):  # it may be tried again
+        async with asyncio.timeout(0.1), app:
+            pass
