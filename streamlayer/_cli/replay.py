@@ -28,11 +28,10 @@ from streamlayer._cli.consume import partitions_of
 from streamlayer._cli.dead_letters import Choice, DeadLetter, dead_letter
 from streamlayer._cli.options import Session
 from streamlayer._core.checks import LONGEST_METADATA
+from streamlayer._core.keys import REPLAY_GROUP
 from streamlayer._core.progress import Progress, from_metadata
 from streamlayer._core.refusals import where as place_of
 
-GROUP = "dlq-replay"
-"""The group that remembers what was replayed."""
 _REMEMBERED_MS = 365 * 86_400_000
 _AT_ONCE = 500
 _POLL_MS = 1_000
@@ -51,7 +50,7 @@ class Memory:
 
     def __init__(self, admin: Admin, name: str, consumer: Consumer) -> None:
         try:
-            stored = admin.list_group_offsets(GROUP, topics=[name])
+            stored = admin.list_group_offsets(REPLAY_GROUP, topics=[name])
         except GroupIdNotFoundError:
             stored = {}
         self._consumer = consumer
@@ -130,7 +129,7 @@ class Replay:
             Consumer(
                 url=where.url,
                 namespace=where.namespace,
-                group_id=GROUP,
+                group_id=REPLAY_GROUP,
                 enable_auto_commit=False,
                 offsets_retention_ms=_REMEMBERED_MS,
                 max_poll_records=_AT_ONCE,

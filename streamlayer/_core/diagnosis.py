@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 
 from streamlayer._core.durability import mended_by, online_replicas
 from streamlayer._core.entries import DELETING, USABLE
+from streamlayer._core.keys import REPLAY_GROUP
 from streamlayer._core.rights import COMMANDS, OPTIONAL
 from streamlayer._core.server import check_server
 from streamlayer._types import Durability, GroupDescription, TopicDescription, TopicPartition
@@ -291,8 +292,8 @@ def _group(group: GroupDescription, held: Mapping[TopicPartition, int]) -> Itera
         words = f"{group.group_id}: {_count(overdue, 'member')} not heard of for a session, and nobody has dropped them"
         yield Finding("group", "warning", words, f"{place}; streamlayer groups remove-members {group.group_id}")
     lag = sum(group.lag.values())
-    if group.state == "Empty" and lag:
-        words = f"{group.group_id}: nobody reads, and {_count(lag, 'record')} wait"
+    if group.state == "Empty" and lag and group.group_id != REPLAY_GROUP:
+        words = f"{group.group_id}: nobody reads; it is behind by {_count(lag, 'record')}"
         yield Finding("group", "warning", words, f"Start its consumers, or: streamlayer groups delete {group.group_id}")
 
     missed = sum(max(0, behind - held.get(tp, behind)) for tp, behind in group.lag.items())

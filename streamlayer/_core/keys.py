@@ -9,6 +9,8 @@ from typing import NamedTuple
 from streamlayer.errors import InvalidTopicError
 
 DEFAULT_NAMESPACE = "sl"
+REPLAY_GROUP = "dlq-replay"
+"""The group that remembers which dead letters were replayed. Between two replays nobody is in it."""
 _NAME = re.compile(r"[a-zA-Z0-9._-]{1,249}")
 
 

@@ -18,6 +18,7 @@ from streamlayer import (
     TopicPartition,
 )
 from streamlayer._core.diagnosis import Facts, Finding, diagnose, worst
+from streamlayer._core.keys import REPLAY_GROUP
 
 INFO = {
     "redis_version": "7.2.4",
@@ -113,7 +114,8 @@ REPLICA = {"slave0": "ip=1,port=2,state=online,offset=1,lag=20"}
         (facts(half_done={"orders": "growing"}), "topic", "warning", "orders: growing, and not finished"),
         (facts(half_done={"orders": "creating"}), "topic", "warning", "nobody can use it"),
         (facts(groups=[group("Stable", 25)]), "group", "warning", "15 records went before they were read"),
-        (facts(groups=[group("Empty", 7)]), "group", "warning", "7 records wait"),
+        (facts(groups=[group("Empty", 7)]), "group", "warning", "billing: nobody reads; it is behind by 7 records"),
+        (facts(groups=[group("Empty", 1)]), "group", "warning", "behind by 1 record"),
         (facts(groups=[group("Stable", 7, overdue=True)]), "group", "warning", "1 member not heard of"),
     ],
 )
@@ -124,6 +126,11 @@ def test_what_is_wrong_is_found_with_what_to_do(ill: Facts, subject: str, verdic
     assert words in finding.words
     assert finding.advice
     assert worst(diagnose(ill)) == verdict
+
+
+def test_what_remembers_replayed_dead_letters_is_let_be() -> None:
+    """Between two replays nobody is in that group, and letters wait: whoever deleted it would have all go again."""
+    assert worst(diagnose(facts(groups=[group("Empty", 7)._replace(group_id=REPLAY_GROUP)]))) == "ok"
 
 
 @pytest.mark.parametrize(("kind", "other"), [("topic", "groups"), ("group", "topics")])
