@@ -15,7 +15,7 @@ the topic is          until                                                     
 current               ``GROWING``, ``STALE_GENERATION`` or ``WRONG_PARTITION``      everything
                       refuses a batch, or an answer has a higher generation
 stale, undecided      no batch of it is frozen                                      only what is frozen, byte for byte
-stale, decided        it was read again. Another layout: regrouped, and           nothing
+stale, decided        it was read again. Another layout: regrouped, and             nothing
                       current. The same: held. It could not be read: held, stale
 held                  2, 4, … 64 ms are over: as before                             nothing
 ====================  ============================================================  ===================================
