@@ -6,7 +6,7 @@ Checked by pydantic once, when an object is made; nothing here is on the path of
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -252,6 +252,3 @@ def refuse_unknown(owner: str, unknown: Mapping[str, Any], known: Iterable[str])
     else:
         msg = f"{owner} has no option {name!r}{_nearest(name, known) or '; see help(' + owner + ')'}"
     raise TypeError(msg)
-
-
-Serializer = Callable[[Any], bytes]

@@ -116,7 +116,6 @@ class Link:
     """A connection that opens when it is needed and opens anew after it was lost.
 
     :ivar opened: how many times it was opened.
-    :ivar looked_at: when it was last looked whether the server may throw records away.
     :ivar put_off: whether a server was there that could not be used yet: it loads, or somebody's script keeps it busy.
     """
 
@@ -127,8 +126,7 @@ class Link:
         self._connection: waiting.Connection | None = None
         self._tags = itertools.count(1)
         self._out_of_step = False
-        self._used_at = 0
-        self.looked_at = 0
+        self._used_at = self._looked_at = 0
 
     @property
     def connected(self) -> bool:
@@ -160,7 +158,7 @@ class Link:
             raise ServerUnavailableError(msg) from error
         await self._prepare(connection, limit_ms)
         self.opened += 1
-        self._used_at = self.looked_at = waiting.monotonic_ms()
+        self._used_at = self._looked_at = waiting.monotonic_ms()
         return connection
 
     async def _ended(self) -> bool:
@@ -270,10 +268,10 @@ class Link:
 
     async def _once(self, calls: Sequence[Call[Any]], limit_ms: float) -> list[Outcome]:
         connection = await self.connect(limit_ms)
-        if self.settings.fake or self.settings.allow_eviction or self._used_at - self.looked_at < LOOK_MS:
+        if self.settings.fake or self.settings.allow_eviction or self._used_at - self._looked_at < LOOK_MS:
             return await self._exchange(connection, calls, limit_ms)
         *outcomes, memory = await self._exchange(connection, [*calls, read_memory()], limit_ms)
-        self.looked_at = self._used_at
+        self._looked_at = self._used_at
         if isinstance(memory, dict) and may_evict(cast("dict[str, str]", memory)):
             await self.close()  # who connects next is told
         return outcomes
