@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from streamlayer._core.retry import backoff_ms
+
 FIRST_MS = 500
 LONGEST_MS = 30_000
 SETTLED_MS = 10_000
@@ -24,5 +26,4 @@ class Restarts:
         self._short_lives = 0 if lived_ms > SETTLED_MS else self._short_lives + 1
         if self._short_lives <= 1:
             return 0
-        step = min(LONGEST_MS, FIRST_MS << min(self._short_lives - 2, 10))
-        return step * (0.5 + jitter / 2)
+        return backoff_ms(self._short_lives - 2, jitter, FIRST_MS, LONGEST_MS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamlayer._core.retry import backoff_ms
 from streamlayer.errors import ConfigurationError
 
 
@@ -31,11 +32,11 @@ class Retry:
             msg = f"Retry: max_backoff_ms={self.max_backoff_ms} is less than backoff_ms={self.backoff_ms}"
             raise ConfigurationError(msg)
 
-    def wait_ms(self, failures: int, chance: float) -> float:
+    def wait_ms(self, failures: int, jitter: float) -> float:
         """How long to wait after so many failures.
 
         :param failures: 1 after the first.
-        :param chance: between 0 and 1.
+        :param jitter: a random number in [0, 1).
+        :returns: ms, between half of the step and the step.
         """
-        longest = min(self.max_backoff_ms, self.backoff_ms * 2.0 ** min(failures - 1, 60))
-        return longest * (0.5 + chance / 2)
+        return backoff_ms(failures - 1, jitter, self.backoff_ms, self.max_backoff_ms)
