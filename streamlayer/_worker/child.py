@@ -20,13 +20,11 @@ import msgspec
 
 from streamlayer._async import session
 from streamlayer._waiting.aio import Latch
-from streamlayer._worker.reports import HEARD_MS, ON_ITS_WAY, REPORT_MS, Report, Spec, as_line
+from streamlayer._worker.reports import HEARD_MS, ON_ITS_WAY, OVERTIME_MS, REPORT_MS, Report, Spec, as_line
 from streamlayer._worker.target import AppNotFoundError, Served, find_app
 from streamlayer.errors import StreamlayerError
 
 LOG_FORMAT = "%(asctime)s %(levelname)-7s [%(process)d] %(message)s"
-OVERTIME_MS = 5000
-"""How long after its grace time an orphan, or what has left its groups, is given to end by itself."""
 
 logger = logging.getLogger("streamlayer")
 
@@ -66,7 +64,9 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
     stop, over = asyncio.Event(), Latch()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    threading.Thread(target=watch, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True).start()
+    threading.Thread(
+        target=end_with_supervisor, args=(pipe, loop, stop, spec.grace_ms), name="supervisor", daemon=True
+    ).start()
     reporter = Reporter(app, pipe)
     reporting = asyncio.create_task(reporter.run(over))
     try:
@@ -78,7 +78,9 @@ async def _serve(app: Served, spec: Spec, pipe: socket.socket) -> None:
         threading.Thread(target=_end_late, name="end", daemon=True).start()
 
 
-def watch(pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_ms: int) -> None:
+def end_with_supervisor(
+    pipe: socket.socket, loop: asyncio.AbstractEventLoop, stop: asyncio.Event, grace_ms: int
+) -> None:
     """Wait for the end of the pipe: the supervisor's. End in good order then, or without it."""
     with suppress(OSError):  # reset, if it was killed before it had read the last report
         if pipe.recv(1):
@@ -129,7 +131,7 @@ class Reporter:
             while self._unsent:
                 self._unsent = self._unsent[self._pipe.send(self._unsent, socket.MSG_DONTWAIT) :]
         except OSError:
-            return  # full, or the supervisor is gone: `watch` knows that
+            return  # full, or the supervisor is gone: `end_with_supervisor` knows that
 
 
 if __name__ == "__main__":

@@ -27,13 +27,14 @@ class InvalidRecordError(StreamlayerError):
 
 
 class Handler:
-    """A user's function.
+    """A user's function, and what each of its parameters is given of a record.
 
+    :param call: the function, or whatever can be called.
+    :param names: what annotations may name beside what is global where it was written.
     :ivar name: as logs call it.
     :ivar call: the function.
     :ivar is_async: whether what it returns is awaited; else it runs in a thread.
     :ivar takes_batches: whether it takes lists.
-    :ivar reader: what it is given of a record, by parameter.
     :raises ConfigurationError: a parameter has no annotation, or one that says nothing.
     """
 

@@ -22,7 +22,7 @@ from streamlayer.errors import GroupIdNotFoundError, StreamlayerError
 LOOK_MS = 1000
 """How often the connection is used."""
 PATIENCE_S = 60
-"""Sessions are shorter than that: by then the server has dropped the member."""
+"""How long a removal is tried. By then a member's session is over, unless somebody made sessions longer."""
 
 logger = logging.getLogger("streamlayer")
 

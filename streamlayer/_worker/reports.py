@@ -11,7 +11,8 @@ REPORT_MS = 50
 """How often a child looks whether there is news."""
 HEARD_MS = 1000
 """At least so often it says how it is, news or not: a child that says nothing is stuck."""
-
+OVERTIME_MS = 5000
+"""How long a child may take to end after its grace time; then it ends by itself, or is killed."""
 
 ON_ITS_WAY = frozenset({"starting", "new", "joining"})
 """States of who has not joined its groups yet."""

@@ -18,17 +18,16 @@ from streamlayer._waiting.aio import Latch, Signal
 from streamlayer._worker.health_port import HOST, HealthPort
 from streamlayer._worker.life import Life, how_it_ended
 from streamlayer._worker.memberships import Memberships
+from streamlayer._worker.reports import OVERTIME_MS
 from streamlayer._worker.restarts import Restarts
 from streamlayer._worker.target import Served
 from streamlayer.errors import StreamlayerError
 
 LOOK_MS = 1000
 """How often children are looked at although no signal said that one ended."""
-OVERTIME_MS = 5000
-"""How long after the grace time a child may take before it is killed."""
 REMOVAL_MS = 1000
 """How long a restart, and the end, wait for a dead child's memberships to be gone."""
-SETTLED_MS = 500
+STILL_MS = 500
 """Memberships that have not changed for so long are told."""
 
 logger = logging.getLogger("streamlayer")
@@ -199,7 +198,7 @@ class Supervisor:
         """Log who has which partitions, whenever that has changed and settled."""
         last: dict[str, str] = {}
         while await self._changed.wait(None):
-            while await self._changed.wait(SETTLED_MS):
+            while await self._changed.wait(STILL_MS):
                 pass
             names = {worker.life.token: worker.name for worker in self.workers if worker.life is not None}
             if not names:

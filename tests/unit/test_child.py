@@ -19,7 +19,7 @@ async def test_the_supervisors_end_is_noticed(unread: bytes) -> None:
     supervisors, own = socket.socketpair()
     stop = asyncio.Event()
     arguments = (own, asyncio.get_running_loop(), stop, FOR_EVER_MS)
-    threading.Thread(target=child.watch, args=arguments, daemon=True).start()
+    threading.Thread(target=child.end_with_supervisor, args=arguments, daemon=True).start()
     own.send(unread)
     supervisors.close()
     await asyncio.wait_for(stop.wait(), 20)
