@@ -13,7 +13,8 @@ from streamlayer._cli import output
 from streamlayer._cli.consume import partitions_of
 from streamlayer._cli.dead_letters import COLUMNS, Choice, DeadLetter, dead_letter
 from streamlayer._cli.options import NamespaceOption, UrlOption, examples, session
-from streamlayer._cli.replay import Memory, Replay
+from streamlayer._cli.replay import Replay
+from streamlayer._cli.replayed import Memory
 
 app = typer.Typer(help="Look at dead letters, and send them back.", no_args_is_help=True)
 

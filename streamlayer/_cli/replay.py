@@ -17,7 +17,6 @@ from streamlayer import (
     ConfigurationError,
     Consumer,
     ConsumerRecord,
-    GroupIdNotFoundError,
     OffsetAndMetadata,
     Producer,
     RecordFuture,
@@ -27,6 +26,7 @@ from streamlayer import (
 from streamlayer._cli.consume import partitions_of
 from streamlayer._cli.dead_letters import Choice, DeadLetter, dead_letter
 from streamlayer._cli.options import Session
+from streamlayer._cli.replayed import Memory, met
 from streamlayer._core.checks import LONGEST_METADATA
 from streamlayer._core.keys import REPLAY_GROUP
 from streamlayer._core.progress import Progress, from_metadata
@@ -38,45 +38,6 @@ _POLL_MS = 1_000
 
 
 Record = ConsumerRecord[bytes, bytes]
-
-
-class Memory:
-    """What was replayed of a topic, for who only looks. It is asked for the records of a partition in their order.
-
-    :param admin: asks for the group's offsets.
-    :param name: the topic.
-    :param consumer: reads the records.
-    """
-
-    def __init__(self, admin: Admin, name: str, consumer: Consumer) -> None:
-        try:
-            stored = admin.list_group_offsets(REPLAY_GROUP, topics=[name])
-        except GroupIdNotFoundError:
-            stored = {}
-        self._consumer = consumer
-        self._progress = {tp: Progress(at.offset, from_metadata(at.metadata, at.offset)) for tp, at in stored.items()}
-
-    def has(self, record: Record) -> bool:
-        """Whether it was replayed."""
-        progress = self._progress.get(record.topic_partition)
-        return progress is not None and _met(progress, record, self._consumer)
-
-    def start(self, tp: TopicPartition) -> int:
-        """The first offset that may not have been."""
-        progress = self._progress.get(tp)
-        return 0 if progress is None else progress.next
-
-
-def _met(progress: Progress, record: Record, consumer: Consumer) -> bool:
-    """Note that a record was read; whether it was replayed, and is the same as was."""
-    offset = record.offset
-    if offset < progress.next:
-        return True
-    done = progress.resuming(offset) and progress.trusts(offset, consumer.epochs_at(record.topic_partition, offset))
-    progress.accept(offset)
-    if done:
-        progress.done(offset)
-    return done
 
 
 class Replay:
@@ -170,7 +131,7 @@ class Replay:
         for record in records:
             if self._limit is not None and self.sent.total() + len(before) + len(letters) >= self._limit:
                 break
-            done = _met(progress, record, consumer)
+            done = met(progress, record, consumer)
             if not done or self._choice.offset is not None:
                 letters += self._chosen(record)
         return letters
