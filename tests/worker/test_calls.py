@@ -344,6 +344,8 @@ async def test_nobody_else_takes_the_blame_for_a_send(aio_args: dict[str, Any]) 
         await until_done(aio_args, "g", app)
     assert calls == {"first": 2, "other": 20}
     assert [record.value for record in await stored(aio_args, "t.dead")] == [b"x"]
+    async with Admin(**aio_args) as admin:
+        assert "others.dead" not in await admin.list_topics()
 
 
 async def test_a_call_that_was_told_decides_by_itself(aio_args: dict[str, Any]) -> None:
