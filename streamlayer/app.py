@@ -29,7 +29,7 @@ from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import Handler
 from streamlayer._worker.isolation import Isolation
-from streamlayer._worker.outputs import ProducerRecord, to_key, to_value
+from streamlayer._worker.outputs import ProducerRecord
 from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.retry import Retry
 from streamlayer._worker.runner import Runner
@@ -45,6 +45,7 @@ logger = logging.getLogger("streamlayer")
 
 F = TypeVar("F", bound=Callable[..., Any])
 Lifespan = Callable[["App"], AbstractAsyncContextManager[object]]
+_RUNS_ALREADY = "the app runs already: stop it first, or make another App; more at a time is concurrency="
 _COMMON = ("url", "redis", "namespace", "client_id", "allow_eviction", "lifespan", "grace_ms")
 _READING = (
     "auto_offset_reset",
@@ -229,7 +230,7 @@ class App:
         committed. It belongs to the event loop: a handler that runs in a thread returns a ``ProducerRecord``.
         """
         if self._producer is None:
-            self._producer = OwnProducer(**self._common, key_serializer=to_key_bytes, value_serializer=to_value_bytes)
+            self._producer = OwnProducer(**self._common)
         return self._producer
 
     # --- life --------------------------------------------------------------------------------------------------------
@@ -245,8 +246,7 @@ class App:
 
     async def _serve(self, stop: asyncio.Event, grace_ms: int, started: asyncio.Event | None) -> None:
         if self._serving:
-            msg = "the app runs already"
-            raise IllegalStateError(msg)
+            raise IllegalStateError(_RUNS_ALREADY)
         self._failure = ""
         for declared in self._declared:
             declared.handler.check()
@@ -330,8 +330,7 @@ class App:
     async def __aenter__(self) -> Self:
         """Handle records beside what else runs in this loop, until the block is left."""
         if self._block is not None:
-            msg = "the app runs already"
-            raise IllegalStateError(msg)
+            raise IllegalStateError(_RUNS_ALREADY)
         stop = asyncio.Event()
         started = asyncio.Event()
         task = asyncio.create_task(self._serve(stop, self.grace_ms, started), name=f"streamlayer {self!r}")
@@ -379,7 +378,7 @@ class App:
     @contextmanager
     def _lend(self, redis: Any, change: Callable[[Declared], Declared]) -> Generator[list[Declared]]:
         """Put the app on another server, with other handlers, for a while."""
-        if self._runners or self._block is not None:
+        if self._serving or self._block is not None:
             msg = "the app runs: it can be tested when it does not"
             raise IllegalStateError(msg)
         kept = self._common, self._declared, self._producer
@@ -414,16 +413,6 @@ class App:
     def admin(self) -> Admin:
         """An administrator of the server that it uses, for asyncio: a new one, for the caller to close."""
         return Admin(**self._common)
-
-
-def to_key_bytes(key: Any) -> bytes:
-    """A key for ``app.producer``."""
-    return to_key(key) or b""
-
-
-def to_value_bytes(value: Any) -> bytes:
-    """A value for ``app.producer``."""
-    return to_value(value) or b""
 
 
 def _checked_grace(grace_ms: Any) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from streamlayer._async.producer import Producer
 from streamlayer._types import AppendedRange, RecordMetadata
 from streamlayer._waiting.aio import RecordFuture
+from streamlayer._worker.outputs import to_key, to_value
 from streamlayer.errors import IllegalStateError, StreamlayerError
 
 
@@ -79,13 +80,13 @@ _BY_A_TASK: Final = object()
 
 
 class OwnProducer(Producer[Any, Any]):
-    """The producer that handlers, and others in their loop, send with.
+    """The producer that handlers, and others in their loop, send with. It takes what handlers may return.
 
     :param options: those of ``Producer``.
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**options, key_serializer=_key, value_serializer=_value)
         self._loose: set[object] = set()  # what was sent since the last flush, and no record's handling waits for
 
     if not TYPE_CHECKING:  # there they are what they are in `Producer`
@@ -135,6 +136,14 @@ class OwnProducer(Producer[Any, Any]):
             except BaseException:
                 self._loose |= flushed
                 raise
+
+
+def _key(given: Any) -> bytes:
+    return to_key(given) or b""  # it is asked for no null
+
+
+def _value(given: Any) -> bytes:
+    return to_value(given) or b""
 
 
 def _check_in_loop() -> None:
