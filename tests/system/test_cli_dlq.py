@@ -10,7 +10,6 @@ from functools import partial
 from typing import Any
 
 import pytest
-import redis
 
 from streamlayer import Admin, Consumer, ConsumerRecord, NewTopic, Producer
 from streamlayer._worker import dead_letters
@@ -344,11 +343,8 @@ def test_a_letter_under_the_offset_of_a_lost_one_goes() -> None:
             for number in range(3):
                 bury(cli, f"lost {number}", error=INVALID)
             assert cli.run("dlq", "replay", DEAD, "--error", "ValueError")[0] == "replayed 3 letters: 3 to orders\n"
-            with redis.Redis.from_url(server.url) as client:
-                group = {key: client.dump(key) for key in client.keys("sl:g:{dlq-replay}:*")}
-        with redis.Redis.from_url(server.url) as client:
-            for key, content in group.items():
-                client.restore(key, 0, content, replace=True)
+            group = servers.copy_keys(server.url, "sl:g:{dlq-replay}:*")
+        servers.put_back(server.url, group)
         bury(cli, "new", error=INVALID)
         assert re.findall(r" 5 +(yes|no) ", cli.run("dlq", "list", DEAD)[0]) == ["no"] * 3
         assert cli.run("dlq", "replay", DEAD, "--error", "ValueError")[0] == "replayed 1 letter: 1 to orders\n"
