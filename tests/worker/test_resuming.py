@@ -119,6 +119,31 @@ async def test_records_that_took_the_place_of_others_are_not_skipped(own_server:
     assert b"0" in handled
 
 
+async def test_what_the_server_lost_is_not_committed(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """A worker that had handled more than there is now commits up to the log's end, and not what is beyond."""
+    args = {"url": own_server.url}
+    handled: list[bytes] = []
+    gate = asyncio.Event()
+    app = App(**args)
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="none")
+    async def handle(value: bytes) -> None:
+        if value == b"0":
+            await gate.wait()
+        handled.append(value)
+
+    await produce(args, "t", [b"0", b"1"])
+    async with app:
+        await aio_wait_until(lambda: handled == [b"1"], "the one that does not hang is done")
+        with power_failure(own_server):
+            await produce(args, "t", [b"lost"])
+            await aio_wait_until(lambda: handled == [b"1", b"lost"], "one more, that the server will lose")
+        await aio_wait_until(lambda: "the server lost the log's end" in caplog.text, "it is told", timeout=20)
+        gate.set()
+        await until_done(args, "g", app)
+        assert [offset for offset, _ in (await committed(args, "g")).values()] == [2]
+
+
 async def test_a_server_that_goes_away_and_comes_back(own_server: Server) -> None:
     """A worker waits for it, says so in `health`, and goes on by itself; everything is handled."""
     args = {"url": own_server.url}
