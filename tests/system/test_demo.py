@@ -20,7 +20,7 @@ COMMAND = [sys.executable, "-m", "streamlayer._cli", "demo", "--lines", "20000"]
 
 # A producer that has a fault: it does with each batch of lines as TAMPER says.
 FAULTY = """
-from streamlayer._cli.demo import corpus, workers
+from streamlayer._cli.demo import corpus, processes
 
 def by_turns(root, files):
     for place, (key, lines) in enumerate(corpus.by_turns(root, files)):
@@ -29,8 +29,8 @@ def by_turns(root, files):
         yield key, lines
 
 def write_files(*args):
-    workers.by_turns = by_turns
-    return workers.write_files(*args)
+    processes.by_turns = by_turns
+    return processes.write_files(*args)
 """
 RUN_FAULTY = """
 import sys

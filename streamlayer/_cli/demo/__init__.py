@@ -14,9 +14,9 @@ import typer
 from streamlayer._cli.demo import corpus
 from streamlayer._cli.demo.crew import Crew
 from streamlayer._cli.demo.diary import TOPIC
+from streamlayer._cli.demo.processes import Job
 from streamlayer._cli.demo.screen import Screen
 from streamlayer._cli.demo.story import Story
-from streamlayer._cli.demo.workers import Job
 from streamlayer._cli.options import examples
 from streamlayer.embedded import Server
 from streamlayer.errors import ConfigurationError

@@ -1,4 +1,4 @@
-"""The crew of the demo: starts its workers, listens to them, and ends them all, however the demo ends."""
+"""The crew of the demo: starts its processes, listens to them, and ends them all, however the demo ends."""
 
 from __future__ import annotations
 
@@ -11,42 +11,36 @@ from multiprocessing.process import BaseProcess
 from typing import Any, Self
 
 from streamlayer import StreamlayerError
-from streamlayer._cli.demo.workers import Ended, Failed, Ready, Said, Written, work
+from streamlayer._cli.demo.processes import Ended, Failed, Ready, Said, Written, work
 
 
-class Worker:
-    """One process and the pipe to it."""
+class Hand:
+    """One of the crew: a process, and the pipe to it."""
 
     def __init__(self, name: str, process: BaseProcess, pipe: Connection) -> None:
         self.name = name
         self.process = process
         self.pipe = pipe
-        self.killed = False
-
-    def kill(self) -> None:
-        """End it at once, whatever it is doing."""
-        self.killed = True
-        self.process.kill()
 
     def tell(self, word: object) -> None:
-        """Say something; a worker that has ended is found when it is listened to."""
+        """Say something; a process that has ended is found when it is listened to."""
         try:
             self.pipe.send(word)
         except BrokenPipeError:
             return
 
 
-class WorkerFailedError(StreamlayerError):
+class HandFailedError(StreamlayerError):
     """One of the demo's processes could not go on."""
 
 
 class Crew:
-    """All workers; ends them all on leaving the block."""
+    """All hands; ends them on leaving the block."""
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("spawn")
-        self.workers: list[Worker] = []
-        self._early: list[tuple[Worker, Said]] = []  # said before all were ready
+        self.hands: list[Hand] = []
+        self._early: list[tuple[Hand, Said]] = []  # said before all were ready
 
     def __enter__(self) -> Self:
         """Nothing to do yet."""
@@ -54,68 +48,64 @@ class Crew:
 
     def __exit__(self, *_: object) -> None:
         """End who is still there."""
-        for worker in self.workers:
-            worker.pipe.close()
-            worker.process.terminate()
-        for worker in self.workers:
-            worker.process.join()
+        for hand in self.hands:
+            hand.pipe.close()
+            hand.process.terminate()
+        for hand in self.hands:
+            hand.process.join()
 
-    def start(self, name: str, task: Callable[..., Any], *args: Any) -> Worker:
+    def start(self, name: str, task: Callable[..., Any], *args: Any) -> Hand:
         """Start a process that runs ``task(pipe, *args)``."""
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=work, args=(task, theirs, *args), name=name, daemon=True)
         with _interrupts_ignored():  # inherited: an early Ctrl-C gives no traceback there
             process.start()
         theirs.close()
-        worker = Worker(name, process, ours)
-        self.workers.append(worker)
-        return worker
+        hand = Hand(name, process, ours)
+        self.hands.append(hand)
+        return hand
 
     def wait_until_ready(self) -> None:
-        """Until each worker says that it is.
+        """Until each says that it is.
 
-        :raises WorkerFailedError: one cannot go on.
+        :raises HandFailedError: one cannot go on.
         """
-        unready = list(self.workers)
+        unready = list(self.hands)
         while unready:
-            for worker, said in self._said(self.workers):
+            for hand, said in self._said(self.hands):
                 if isinstance(said, Ready):
-                    unready.remove(worker)
+                    unready.remove(hand)
                 elif isinstance(said, Ended):
-                    raise WorkerFailedError(f"the {worker.name} ended with status {said.status}")
-                elif said is not None:
-                    self._early.append((worker, said))
+                    raise HandFailedError(f"the {hand.name} ended with status {said.status}")
+                else:
+                    self._early.append((hand, said))
 
-    def listen(self) -> Iterator[tuple[Worker, Said]]:
-        """What the workers say, as they say it, until each has said its last word; who is started meanwhile counts.
+    def listen(self) -> Iterator[tuple[Hand, Said]]:
+        """What the hands say, as they say it, until each has said its last word.
 
-        :raises WorkerFailedError: one cannot go on, or has ended without a last word and was not killed.
+        :raises HandFailedError: one cannot go on, or has ended without a last word.
         """
         yield from self._early
-        done: list[Worker] = []
-        while talking := [worker for worker in self.workers if worker not in done]:
-            for worker, said in self._said(talking):
-                if said is None or isinstance(said, Written | Ended):
-                    done.append(worker)
-                if said is not None:
-                    yield worker, said
+        done: list[Hand] = []
+        while talking := [hand for hand in self.hands if hand not in done]:
+            for hand, said in self._said(talking):
+                if isinstance(said, Written | Ended):
+                    done.append(hand)
+                yield hand, said
 
-    def _said(self, workers: Sequence[Worker]) -> Iterator[tuple[Worker, Said | None]]:
-        """One word of each that has said something; ``None`` of one that was killed."""
-        for pipe in wait([worker.pipe for worker in workers]):
-            worker = next(worker for worker in workers if worker.pipe is pipe)
+    def _said(self, hands: Sequence[Hand]) -> Iterator[tuple[Hand, Said]]:
+        """One word of each that has said something."""
+        for pipe in wait([hand.pipe for hand in hands]):
+            hand = next(hand for hand in hands if hand.pipe is pipe)
             try:
-                said: Said = worker.pipe.recv()
+                said: Said = hand.pipe.recv()
             except (EOFError, ConnectionResetError):
-                worker.process.join()
-                if worker.killed:
-                    yield worker, None
-                    continue
-                code = worker.process.exitcode
-                raise WorkerFailedError(f"the {worker.name} ended with status {code}") from None
+                hand.process.join()
+                code = hand.process.exitcode
+                raise HandFailedError(f"the {hand.name} ended with status {code}") from None
             if isinstance(said, Failed):
-                raise WorkerFailedError(f"the {worker.name} failed: {said.reason}")
-            yield worker, said
+                raise HandFailedError(f"the {hand.name} failed: {said.reason}")
+            yield hand, said
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What the demo shows: a line for each step, a bar for each worker on a terminal, and the table at the end."""
+"""What the demo shows: a line for each step, a bar for each process on a terminal, and the table at the end."""
 
 from __future__ import annotations
 
@@ -72,17 +72,13 @@ class Screen:
         """A line of the story."""
         self._out.print(Text(text, style))
 
-    def bar(self, name: str, total: int | None) -> None:
-        """A worker's bar; without a total it only shows how much is done."""
+    def bar(self, name: str, total: int) -> None:
+        """Show how far a process is, out of so many records."""
         self._tasks[name] = self._bars.add_task(name, total=total)
 
     def progress(self, name: str, done: int) -> None:
-        """How far a worker is."""
+        """How many records it has done."""
         self._bars.update(self._tasks[name], completed=done)
-
-    def total(self, name: str, total: int) -> None:
-        """How far a worker will have to go."""
-        self._bars.update(self._tasks[name], total=total)
 
     def proof(self, text: str) -> None:
         """Something was proven."""

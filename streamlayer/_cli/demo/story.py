@@ -14,11 +14,11 @@ import redis
 
 from streamlayer import Admin, Consumer, NewTopic, TopicPartition
 from streamlayer._cli.demo.corpus import SourceFile, lines_of, read_lines, share
-from streamlayer._cli.demo.crew import Crew, Worker, WorkerFailedError
+from streamlayer._cli.demo.crew import Crew, Hand, HandFailedError
 from streamlayer._cli.demo.diary import GROUP, Done, diary_of, put_together, read_diary, stood_still
+from streamlayer._cli.demo.processes import Ended, Job, Logged, Progress, Written, look_on, supervise, write_files
 from streamlayer._cli.demo.proof import Reading, Verdict, compare, judge
 from streamlayer._cli.demo.screen import Figures, Screen
-from streamlayer._cli.demo.workers import Ended, Job, Logged, Progress, Written, look_on, supervise, write_files
 from streamlayer.embedded import Server
 
 PARTITIONS = 8
@@ -119,7 +119,7 @@ class Story:
         )
         return holds
 
-    def _start(self) -> list[Worker]:
+    def _start(self) -> list[Hand]:
         """The producers, once all are ready."""
         shares = share(self._files, PRODUCERS)
         producers = [
@@ -129,39 +129,39 @@ class Story:
         self._crew.start(SUPERVISOR, supervise, self._job, self._diaries, WORKERS)
         self._crew.start(ONLOOKER, look_on, self._job, self._diaries / ONLOOKER, WORKERS)
         self._crew.wait_until_ready()
-        for worker, files in zip(producers, shares, strict=True):
-            self._screen.bar(worker.name, lines_of(files))
+        for producer, files in zip(producers, shares, strict=True):
+            self._screen.bar(producer.name, lines_of(files))
         self._screen.bar(ONLOOKER, self._lines)
-        for worker in producers:
-            worker.tell("go")
+        for producer in producers:
+            producer.tell("go")
         return producers
 
-    def _flow(self, producers: Sequence[Worker]) -> Outcome:
+    def _flow(self, producers: Sequence[Hand]) -> Outcome:
         """Until everything is written and processed; in the middle of it, kill the server, and then a worker."""
         outcome = Outcome([])
-        sent = dict.fromkeys((worker.name for worker in producers), 0)
+        sent = dict.fromkeys((producer.name for producer in producers), 0)
         ends: dict[TopicPartition, int] = {}
         over = False
-        for worker, said in self._crew.listen():
+        for hand, said in self._crew.listen():
             match said:
                 case Progress(records):
-                    self._screen.progress(worker.name, records)
-                    if worker.name in sent:
-                        sent[worker.name] = records
+                    self._screen.progress(hand.name, records)
+                    if hand.name in sent:
+                        sent[hand.name] = records
                     else:
                         self._victim.look()
                 case Logged(text):
                     self._hear(text)
                 case Written():
                     outcome.written.append(said)
-                    self._screen.progress(worker.name, said.records)
+                    self._screen.progress(hand.name, said.records)
                     if len(outcome.written) == len(producers):
                         with Consumer(url=self._job.url) as consumer:
                             ends = consumer.end_offsets(self._places)
                 case Ended(0) if over:
                     pass
                 case _:
-                    raise WorkerFailedError(f"the {worker.name} said {said!r} out of turn")
+                    raise HandFailedError(f"the {hand.name} said {said!r} out of turn")
             if not outcome.down_s and sum(sent.values()) >= KILL_AT * self._lines:
                 outcome.down_s = self._crash(sum(sent.values()))
                 self._victim.busy = False
@@ -172,7 +172,7 @@ class Story:
                 self._screen.step(f"  {VICTIM} was killed (SIGKILL) too. Its supervisor says:", "yellow")
             if ends and not over and self._committed() == ends:
                 over = True
-                for each in self._crew.workers:
+                for each in self._crew.hands:
                     each.tell("it is over")
         return outcome
 

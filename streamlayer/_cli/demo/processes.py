@@ -1,7 +1,7 @@
 """The demo's processes: two write, one is a supervisor of workers, one looks on; `crew.py` starts and ends them.
 
 A process says how it is getting on through its pipe: ``Ready``, ``Progress`` now and then, and at the end ``Written``
-or ``Ended`` or ``Failed``. The end of the pipe is the end of the worker: nobody outlives the demo.
+or ``Ended`` or ``Failed``. The end of the pipe is its end: nobody outlives the demo.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from streamlayer._cli import main
 from streamlayer._cli.demo.corpus import SourceFile, by_turns
 from streamlayer._cli.demo.diary import DIARIES, GROUP, Diary
 
+HANDLERS = "streamlayer._cli.demo.handlers:app"
 _REPORT_S = 0.1
 _REPORTS = 50  # of a producer, over all its lines
-HANDLERS = "streamlayer._cli.demo.handlers:app"
 _LOOK_S = 0.02  # between two looks at what is committed
 _BUFFER = 1 << 20  # bytes a producer holds back: small, so that what it says is sent is nearly all stored
 _DELIVERY_TIMEOUT_MS = 30_000
@@ -34,7 +34,7 @@ _DELIVERY_TIMEOUT_MS = 30_000
 
 @dataclass(frozen=True)
 class Job:
-    """What each worker is told.
+    """What each process is told.
 
     :ivar url: the server.
     :ivar topic: the topic.
@@ -101,7 +101,7 @@ Said = Ready | Progress | Logged | Written | Ended | Failed
 
 
 def work(task: Callable[..., Any], pipe: Connection, *args: Any) -> None:
-    """The main function of every worker process."""
+    """The main function of each of them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes the pipe
     logging.getLogger("streamlayer").addHandler(logging.NullHandler())  # the screen shows what the server does
     try:
