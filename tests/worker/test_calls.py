@@ -193,7 +193,12 @@ def cancelled() -> None:
     raise asyncio.CancelledError
 
 
-@pytest.mark.parametrize("trouble", [panic, dumb, cancelled, sys.exit])
+def stopped() -> None:
+    """Raise what no future and no coroutine takes."""
+    raise StopIteration
+
+
+@pytest.mark.parametrize("trouble", [panic, dumb, cancelled, stopped, sys.exit])
 @pytest.mark.parametrize("how", ["awaited", "thread", "batch"])
 async def test_whatever_is_raised_is_the_records_trouble(
     aio_args: dict[str, Any], trouble: Callable[[], None], how: str
