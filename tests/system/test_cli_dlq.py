@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+import redis
 
 from streamlayer import Admin, Consumer, ConsumerRecord, NewTopic, Producer
 from streamlayer._worker import dead_letters
@@ -173,6 +174,11 @@ def test_letters_go_back_once(cli: Cli, told: Told) -> None:
     bury(cli, "three")
     assert told("dlq", "replay", DEAD) == (0, "replayed 1 letter: 1 to orders")
     assert values(cli, "orders") == ["one", "three"]
+    with redis.Redis.from_url(
+        cli.where["url"]
+    ) as client:  # remembered for a year, not as long as other groups' offsets
+        kept_ms = client.pttl(f"{cli.where['namespace']}:g:{{dlq-replay}}:offsets")
+    assert kept_ms > 364 * 86_400_000
     assert re.findall(r"key (\w+) billing 5 (\w+)", told("dlq", "list", DEAD)[1]) == [
         ("one", "yes"), ("two", "yes"), ("three", "yes"),
     ]  # fmt: skip

@@ -284,6 +284,33 @@ app = App(lifespan=lifespan)
         assert members(url) == {}
 
 
+def test_ready_is_who_has_joined(url: str, tmp_path: Path) -> None:
+    """While a process is still starting it is well, and not ready."""
+    shop = (
+        """
+import contextlib
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    yield
+
+app = App(lifespan=lifespan)
+"""
+        + SHOP
+    )
+    with WorkerCrew(url, tmp_path, shop) as crew:
+        sync_wait_until(lambda: crew.ask("/health")[1]["workers"][0]["state"] == "new", "it says that it is new")
+        assert crew.ask("/health")[0] == 200
+        status, told = crew.ask("/ready")
+        assert (status, told["reasons"]) == (503, ["worker 1 has not joined its groups yet"])
+        (tmp_path / "go").touch()
+        crew.wait_until_ready()
+        assert sorted(members(url).values()) == [4]
+        assert crew.stop() == 0
+
+
 def test_wrong_usage(tmp_path: Path) -> None:
     """What cannot be run is said in plain words, with status 2, before any process is started."""
     (tmp_path / "shop.py").write_text("app = 1\n")

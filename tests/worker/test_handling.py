@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from streamlayer import App, ConsumerRecord, ProducerRecord, Retry
+from streamlayer._waiting import aio as waiting
 from tests.waiting import aio_wait_until
 from tests.worker.diary import committed, produce, stored, until_done, work
 
@@ -151,6 +152,54 @@ async def test_batches(aio_args: dict[str, Any]) -> None:
     assert {(record.key, record.value) for record in made} == {
         (b"k%d" % (i % 3), b'{"order":%d}' % i) for i in range(20)
     }
+
+
+async def test_a_batch_waits_to_be_full(aio_args: dict[str, Any]) -> None:
+    """What comes within its wait is in one batch, which goes as soon as it is full."""
+    app = App(**aio_args)
+    seen: list[int] = []
+
+    @app.consumer("t", group_id="g", batch_size=3, batch_wait_ms=60_000)
+    async def handle(records: list[ConsumerRecord]) -> None:
+        seen.append(len(records))
+
+    await produce(aio_args, "t", [b"1"])
+    async with app:
+        (runner,) = app._runners
+        await aio_wait_until(lambda: any(lanes.available for lanes in runner._partitions.values()), "one is there")
+        await produce(aio_args, "t", [b"2"])
+        await aio_wait_until(lambda: any(lanes.available == 2 for lanes in runner._partitions.values()), "two are")
+        assert seen == []
+        await produce(aio_args, "t", [b"3"])
+        await until_done(aio_args, "g", app)
+    assert seen == [3]
+
+
+async def test_handlers_that_do_not_wait_leave_turns_to_others(aio_args: dict[str, Any]) -> None:
+    """A web service, or heartbeats, in the same loop are not kept from it for as long as there are records."""
+    app = App(**aio_args)
+    handled = most = 0
+
+    @app.consumer("t", group_id="g", ordering="none")
+    async def handle(value: bytes) -> None:
+        nonlocal handled
+        begun = time.perf_counter()
+        while time.perf_counter() < begun + 0.001:
+            pass
+        handled += 1
+
+    async def look_on() -> None:
+        nonlocal most
+        seen = handled
+        while handled < 200:
+            await waiting.give_turn()
+            most, seen = max(most, handled - seen), handled
+
+    await produce(aio_args, "t", [b"x"] * 200)
+    async with app:
+        await look_on()
+        await until_done(aio_args, "g", app)
+    assert most <= 20  # 5 ms, and then some
 
 
 async def test_plain_functions_run_in_threads(aio_args: dict[str, Any]) -> None:
