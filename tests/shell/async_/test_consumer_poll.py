@@ -180,6 +180,20 @@ async def test_a_pause_holds_a_partition_back(aio_args: dict[str, Any]) -> None:
             assert [int(r.value) for r in got if r.partition == 0] == list(range(101))
 
 
+async def test_a_pause_keeps_what_was_fetched(aio_args: dict[str, Any]) -> None:
+    """It comes after resume, though its records are no longer in the log."""
+    await fill(aio_args, 3)
+    async with Consumer(**aio_args, max_poll_records=1) as consumer, Admin(**aio_args) as admin:
+        consumer.assign([TP])
+        got = await read(consumer, 1)
+        consumer.pause(TP)
+        await admin.delete_records({TP: -1})
+        assert await consumer.poll(100) == {}
+        consumer.resume(TP)
+        got += await read(consumer, 2)
+    assert [record.offset for record in got] == [0, 1, 2]
+
+
 async def test_pausing_all_and_resuming_all(aio_args: dict[str, Any]) -> None:
     """Without arguments they mean every assigned partition; a paused consumer still waits its time."""
     await fill(aio_args, 10, partition=None)

@@ -180,6 +180,20 @@ def test_a_pause_holds_a_partition_back(sync_args: dict[str, Any]) -> None:
             assert [int(r.value) for r in got if r.partition == 0] == list(range(101))
 
 
+def test_a_pause_keeps_what_was_fetched(sync_args: dict[str, Any]) -> None:
+    """It comes after resume, though its records are no longer in the log."""
+    fill(sync_args, 3)
+    with Consumer(**sync_args, max_poll_records=1) as consumer, Admin(**sync_args) as admin:
+        consumer.assign([TP])
+        got = read(consumer, 1)
+        consumer.pause(TP)
+        admin.delete_records({TP: -1})
+        assert consumer.poll(100) == {}
+        consumer.resume(TP)
+        got += read(consumer, 2)
+    assert [record.offset for record in got] == [0, 1, 2]
+
+
 def test_pausing_all_and_resuming_all(sync_args: dict[str, Any]) -> None:
     """Without arguments they mean every assigned partition; a paused consumer still waits its time."""
     fill(sync_args, 10, partition=None)
