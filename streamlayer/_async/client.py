@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 from redis.exceptions import RedisError
 
 from streamlayer._async.link import Link, Settings, Unanswered
-from streamlayer._core import calls
+from streamlayer._core import registry_calls
 from streamlayer._core.calls import Call
 from streamlayer._core.entries import TopicEntry, read_entry, topics_in
 from streamlayer._core.refusals import Refusal
@@ -225,12 +225,12 @@ class Client:
 
     async def topic(self, name: str, timeout_ms: int = 10_000) -> TopicEntry | None:
         """One topic's entry in the registry, in whatever state; ``None`` if there is none."""
-        stored = await self.call(calls.read_topic(self.namespace, name), timeout_ms)
+        stored = await self.call(registry_calls.read_topic(self.namespace, name), timeout_ms)
         return None if stored is None else read_entry(stored, name)
 
     async def topics(self, timeout_ms: int = 10_000) -> dict[str, TopicEntry]:
         """All entries of the registry."""
-        return topics_in(await self.call(calls.read_registry(self.namespace), timeout_ms))
+        return topics_in(await self.call(registry_calls.read_registry(self.namespace), timeout_ms))
 
     async def close(self) -> None:
         """Close the connection."""

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 from streamlayer._async.client import Client
 from streamlayer._config import FLUSH_LEVELS, TopicConfig
-from streamlayer._core import calls
-from streamlayer._core.calls import Call, CreatedPartition, RegistryChange
+from streamlayer._core import calls, registry_calls
+from streamlayer._core.calls import Call, CreatedPartition
 from streamlayer._core.entries import ALTERING, CREATING, DELETING, GROWING, READY, TopicEntry, read_entry
 from streamlayer._core.keys import PartitionKeys, partition_keys
+from streamlayer._core.registry_calls import RegistryChange
 from streamlayer._types import LOG_APPEND_TIME
 from streamlayer.errors import (
     PartitionDamagedError,
@@ -93,7 +94,9 @@ async def _advance(
 ) -> TopicEntry | None:
     """Set the entry to what is wanted, unless it is no longer what was seen; what it is now. ``None``: no entry."""
     before, after = (b"" if entry is None else entry.to_bytes() for entry in (seen, wanted))
-    change: RegistryChange = await client.call(calls.registry(client.namespace, name, before, after), timeout_ms)
+    change: RegistryChange = await client.call(
+        registry_calls.registry(client.namespace, name, before, after), timeout_ms
+    )
     return read_entry(change.entry, name) if change.entry else None
 
 

@@ -15,12 +15,12 @@ from redis.retry import Retry
 from streamlayer import Admin, GroupDescription, StreamlayerError, TopicDescription
 from streamlayer._cli import output
 from streamlayer._cli.options import NamespaceOption, Session, UrlOption, examples, session
-from streamlayer._core.calls import read_registry
 from streamlayer._core.diagnosis import Broken, Facts, Finding, diagnose, worst
 from streamlayer._core.durability import QUESTIONS, durability_of, settings_in
 from streamlayer._core.entries import READY, read_entry
 from streamlayer._core.group_calls import group_exists, list_groups
 from streamlayer._core.keys import group_keys
+from streamlayer._core.registry_calls import read_registry
 from streamlayer._core.rights import PROBES, SINCE_7_2
 from streamlayer._core.server import parse_info
 from streamlayer._core.settings import DEFAULT_URL, namespace_of, parse_url

@@ -18,9 +18,9 @@ from itertools import takewhile
 from typing import Any, Final
 
 from streamlayer._core.batch import Batch
-from streamlayer._core.calls import Holders
 from streamlayer._core.keys import PartitionKeys
 from streamlayer._core.replication import NOBODY
+from streamlayer._core.server_calls import Holders
 from streamlayer._core.truncation import Acknowledged
 from streamlayer.errors import LogTruncationError, StreamlayerError
 

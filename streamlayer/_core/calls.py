@@ -1,7 +1,7 @@
-"""Every operation of the server as a frozen value: which script, which keys, which arguments, how to read the answer.
+"""Every operation on a partition as a frozen value: which script, which keys, which arguments, how to read the answer.
 
 A ``Call`` does nothing by itself: the shell sends it and hands the reply to ``parse``. One function here, one Lua file
-of the same name, one test file.
+of the same name, one test file. Beside this: ``group_calls``, ``registry_calls``, ``server_calls``.
 """
 
 from __future__ import annotations
@@ -13,10 +13,8 @@ from typing import Any, Generic, Literal, NamedTuple, TypeVar
 import msgspec
 
 from streamlayer._core import scripts
-from streamlayer._core.keys import PartitionKeys, registry_channel, registry_key
-from streamlayer._core.rights import RUN_BY_SCRIPTS
+from streamlayer._core.keys import PartitionKeys
 from streamlayer._core.scripts import Script
-from streamlayer._core.server import parse_info
 
 T = TypeVar("T")
 
@@ -64,19 +62,6 @@ class Appended(NamedTuple):
     generation: int
     min_insync_replicas: int = 1
     flush: int = 0
-
-
-class Holders(NamedTuple):
-    """Who has what was written, beside the primary's memory; or who must have it.
-
-    :ivar replicas: how many replicas.
-    :ivar disk: 1: the primary's disk.
-    :ivar replica_disks: how many replicas' disks.
-    """
-
-    replicas: int = 0
-    disk: int = 0
-    replica_disks: int = 0
 
 
 class Field(NamedTuple):
@@ -199,14 +184,6 @@ class Checked(NamedTuple):
     contradiction: str
 
 
-class RegistryChange(NamedTuple):
-    """Whether an entry was changed, and what it is now (empty: there is none)."""
-
-    changed: bool
-    entry: bytes
-    version: int
-
-
 def _appended(reply: Reply) -> Appended:
     base, time, segment, epochs, generation, insync, flush = reply
     return Appended(int(base), int(time), int(segment), _epochs(epochs), int(generation), int(insync), int(flush))
@@ -223,7 +200,7 @@ def _epochs(stored: bytes) -> str:
     return text
 
 
-def _bytes(part: Any) -> bytes:
+def as_bytes(part: Any) -> bytes:
     if not isinstance(part, bytes):
         msg = f"bytes were due, not {part!r}"
         raise TypeError(msg)
@@ -285,7 +262,7 @@ def append(
 
 
 def _fields(flat: Reply) -> list[Field]:
-    return [Field(int(flat[i]), int(flat[i + 1]), _bytes(flat[i + 2])) for i in range(0, len(flat), 3)]
+    return [Field(int(flat[i]), int(flat[i + 1]), as_bytes(flat[i + 2])) for i in range(0, len(flat), 3)]
 
 
 def _fetched(reply: Reply) -> Fetched:
@@ -578,63 +555,3 @@ def describe_partition(keys: PartitionKeys, *, topic_id: str) -> Call[DescribedP
         (topic_id,),
         lambda reply: DescribedPartition(*map(int, reply)),
     )
-
-
-def registry(namespace: str, topic: str, expected: bytes, entry: bytes) -> Call[RegistryChange]:
-    """Set a topic's entry (empty: remove it) if it is still ``expected`` (empty: if there is none)."""
-    return Call(
-        scripts.REGISTRY,
-        (registry_key(namespace),),
-        (topic, expected, entry, registry_channel(namespace)),
-        lambda reply: RegistryChange(bool(reply[0]), _bytes(reply[1]), int(reply[2])),
-    )
-
-
-def read_topic(namespace: str, topic: str) -> Call[bytes | None]:
-    """Read one topic's entry."""
-    return Call(None, (registry_key(namespace),), ("HGET", registry_key(namespace), topic), _entry)
-
-
-def _entry(reply: bytes | None) -> bytes | None:
-    return None if reply is None else _bytes(reply)
-
-
-def check_rights(namespace: str) -> Call[list[str]]:
-    """Ask which of the commands that scripts run this user may not."""
-    sample = f"{namespace}:t:{{rights:0}}:meta"
-    return Call(scripts.CHECK_RIGHTS, (sample,), RUN_BY_SCRIPTS, lambda reply: [name.decode() for name in reply])
-
-
-def wait_replicas(replicas: int, timeout_ms: int) -> Call[Holders]:
-    """Wait until replicas have what was written on this connection; how many have.
-
-    See https://redis.io/docs/latest/commands/wait/.
-
-    :param timeout_ms: how long at most; 1 at least, for 0 would be for ever.
-    """
-    return Call(None, ("",), ("WAIT", replicas, timeout_ms), lambda reply: Holders(int(reply)))
-
-
-def wait_disks(primary: int, replicas: int, timeout_ms: int) -> Call[Holders]:
-    """Wait until disks have what was written on this connection: the primary's (0 or 1), and how many replicas'.
-
-    See https://redis.io/docs/latest/commands/waitaof/ (Redis 7.2).
-
-    :param primary: 1: wait for the primary's disk too.
-    :param timeout_ms: as above.
-    """
-    return Call(None, ("",), ("WAITAOF", primary, replicas, timeout_ms), lambda reply: Holders(0, *map(int, reply)))
-
-
-def read_memory() -> Call[dict[str, str]]:
-    """What the server says of its memory, its limit and its eviction policy among that."""
-    return Call(None, ("",), ("INFO", "memory"), lambda reply: parse_info(reply.decode(errors="replace")))
-
-
-def read_registry(namespace: str) -> Call[dict[str, bytes]]:
-    """Read all entries; ``:version`` is among them."""
-    return Call(None, (registry_key(namespace),), ("HGETALL", registry_key(namespace)), _entries)
-
-
-def _entries(reply: list[bytes]) -> dict[str, bytes]:
-    return {reply[i].decode(): _bytes(reply[i + 1]) for i in range(0, len(reply), 2)}

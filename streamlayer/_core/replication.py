@@ -17,8 +17,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from streamlayer._core.calls import Appended, Call, Holders, wait_disks, wait_replicas
+from streamlayer._core.calls import Appended, Call
 from streamlayer._core.refusals import where
+from streamlayer._core.server_calls import Holders, wait_disks, wait_replicas
 from streamlayer.errors import NotEnoughReplicasAfterAppendError, StreamlayerError
 
 NOBODY = Holders()

@@ -17,7 +17,7 @@ from streamlayer._sync.registry import (
     trim_partition,
 )
 from streamlayer._config import TopicConfig, altered_config, refuse_unknown, topic_config
-from streamlayer._core import calls
+from streamlayer._core import calls, server_calls
 from streamlayer._core.calls import Call, Checked
 from streamlayer._core.checks import (
     check_deleted_before,
@@ -108,7 +108,7 @@ class Admin(GroupAdmin):
     def _check_disks(self, configs: Iterable[TopicConfig]) -> None:
         """Refuse a ``flush`` that this server cannot give."""
         if any(config.flush != "server" for config in configs):
-            self._client.call(calls.wait_disks(1, 0, 1))
+            self._client.call(server_calls.wait_disks(1, 0, 1))
 
     def delete_topics(self, names: Iterable[str], *, missing_ok: bool = False) -> None:
         """Delete topics with all their records.

@@ -14,11 +14,12 @@ import redis
 from redis.exceptions import MasterDownError
 
 from streamlayer._core import durability, scripts
-from streamlayer._core.calls import Call, check_rights, read_memory
+from streamlayer._core.calls import Call
 from streamlayer._core.keys import DEFAULT_NAMESPACE
 from streamlayer._core.refusals import Refusal, error_from_reply, is_retriable, nonsense
 from streamlayer._core.resp import pack, pack_evalsha
 from streamlayer._core.server import check_server, may_evict, parse_info
+from streamlayer._core.server_calls import check_rights, read_memory
 from streamlayer._types import DurabilityLevel
 from streamlayer._waiting import threads as waiting
 from streamlayer.errors import (

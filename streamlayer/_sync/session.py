@@ -21,7 +21,7 @@ from streamlayer._sync.client import Client
 from streamlayer._sync.link import Unanswered
 from streamlayer._sync.registry import open_topic
 from streamlayer._config import ConsumerOptions
-from streamlayer._core import calls, group_calls
+from streamlayer._core import group_calls, registry_calls
 from streamlayer._core.entries import READY, USABLE, TopicEntry, topics_in
 from streamlayer._core.group_calls import Heartbeat, TopicCount
 from streamlayer._core.keys import GroupKeys
@@ -301,7 +301,7 @@ class GroupSession:
             member.due_at = 0
 
     def _read_registry(self) -> tuple[int, dict[str, TopicEntry]]:
-        stored = self._client.call(calls.read_registry(self._client.namespace), self._limit_ms())
+        stored = self._client.call(registry_calls.read_registry(self._client.namespace), self._limit_ms())
         return int(stored.get(":version", b"0")), topics_in(stored)
 
     def _limit_ms(self) -> int:

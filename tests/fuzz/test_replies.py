@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from streamlayer import StreamlayerError, TopicPartition
 from streamlayer._config import TopicConfig
-from streamlayer._core import calls, group_calls
+from streamlayer._core import calls, group_calls, registry_calls, server_calls
 from streamlayer._core.calls import Call
 from streamlayer._core.durability import durability_of
 from streamlayer._core.entries import read_entry, topics_in
@@ -25,10 +25,10 @@ from tests.unit.test_keys import every_call, every_group_call
 
 KEYS, GROUP = partition_keys("sl", "orders", 0), group_keys("sl", "billing")
 PLAIN = [
-    calls.read_topic("sl", "orders"),
-    calls.read_registry("sl"),
-    calls.wait_replicas(1, 1),
-    calls.wait_disks(1, 1, 1),
+    registry_calls.read_topic("sl", "orders"),
+    registry_calls.read_registry("sl"),
+    server_calls.wait_replicas(1, 1),
+    server_calls.wait_disks(1, 1, 1),
     group_calls.read_offsets(GROUP, [TopicPartition("orders", 0)]),
 ]
 CALLS: list[Call[Any]] = [*every_call(KEYS), *every_group_call(GROUP), *PLAIN]

@@ -17,12 +17,13 @@ import redis
 from streamlayer._async.link import Unanswered
 from streamlayer._core import calls
 from streamlayer._core.accumulator import IDLE_MS, Accumulator, Batch, TopicQueue
-from streamlayer._core.calls import Call, Holders
+from streamlayer._core.calls import Call
 from streamlayer._core.columns import record_size
 from streamlayer._core.futures import metadata_of
 from streamlayer._core.keys import PartitionKeys, partition_keys
 from streamlayer._core.refusals import error_from_reply
 from streamlayer._core.replication import confirmed
+from streamlayer._core.server_calls import Holders
 from streamlayer._core.settlement import Settlement, give_up_late, settle
 from streamlayer._types import RecordMetadata
 from streamlayer.errors import (

@@ -17,7 +17,7 @@ import redis
 
 from streamlayer import embedded, errors
 from streamlayer._async.link import error_text
-from streamlayer._core import calls, scripts
+from streamlayer._core import calls, registry_calls, scripts
 from streamlayer._core.refusals import Refusal, error_from_reply
 from streamlayer.errors import StreamlayerError
 from tests import servers
@@ -71,7 +71,7 @@ def test_a_full_server_refuses_appends_and_nothing_else(log: Log) -> None:
     assert log.dump() == before
     assert word_of(log.fetch(1, arm=True)) == "OK"
     assert word_of(log.at_time(-1)) == "OK"
-    assert log.run(calls.registry("sl", "orders", b"", b"x")).changed
+    assert log.run(registry_calls.registry("sl", "orders", b"", b"x")).changed
     assert log.run(calls.delete_partition(log.keys, topic_id=TOPIC_ID)) is None
     assert word_of(log.create()) == "OOM"
 
@@ -216,7 +216,7 @@ def test_without_a_right_to_publish_what_was_appended_is_told(log: Log, own: ser
     log.fetch(1, arm=True)
     mute = Log(Runner(own.sync_client(username="mute", password="secret")), log.keys)
     assert mute.append(b"b").base_offset == 1
-    assert mute.run(calls.registry("sl", "orders", b"", b"x")).changed
+    assert mute.run(registry_calls.registry("sl", "orders", b"", b"x")).changed
     assert mute.read() == [b"a", b"b"]
     mute.run.client.close()
 

@@ -16,7 +16,7 @@ import pytest
 import redis
 
 from streamlayer import Admin, NewTopic, Producer, aio
-from streamlayer._core import calls, group_calls, scripts
+from streamlayer._core import group_calls, registry_calls, scripts
 from streamlayer._core.keys import group_keys
 from streamlayer._waiting import threads
 from streamlayer.embedded import Server
@@ -424,7 +424,7 @@ def test_a_subscription_replaced_while_topics_are_looked_up(
     with Admin(url=running.url) as admin:
         admin.create_topics([NewTopic("users", 2)])
     with Members(colour, proxy.url) as members:
-        proxy.hold(1, calls.read_registry("sl").args[0].encode())
+        proxy.hold(1, registry_calls.read_registry("sl").args[0].encode())
         a = members.join()
         members.do(a.session.start)
         sync_wait_until(lambda: proxy.counts["held"], "the registry is being read")

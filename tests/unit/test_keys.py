@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from streamlayer import TopicPartition
-from streamlayer._core import calls, group_calls, scripts
+from streamlayer._core import calls, group_calls, registry_calls, scripts, server_calls
 from streamlayer._core.calls import Call
 from streamlayer._core.group_calls import Commit
 from streamlayer._core.keys import (
@@ -146,7 +146,7 @@ def test_all_keys_of_a_script_lie_in_one_slot(namespace: str, topic: str, partit
     groups = group_keys(namespace, topic)
     for call in every_group_call(groups):
         assert {key_slot(key.encode()) for key in call.keys} == {key_slot(topic.encode())}, call.script
-    change = calls.registry(namespace, topic, b"", b"")
+    change = registry_calls.registry(namespace, topic, b"", b"")
     assert len({key_slot(key.encode()) for key in change.keys}) == 1
 
 
@@ -162,8 +162,8 @@ def test_calls_name_as_many_keys_and_arguments_as_the_headers() -> None:
     called = [
         *every_call(partition_keys("sl", "orders", 0)),
         *every_group_call(group_keys("sl", "billing")),
-        calls.registry("sl", "orders", b"", b""),
-        calls.check_rights("sl"),
+        registry_calls.registry("sl", "orders", b"", b""),
+        server_calls.check_rights("sl"),
     ]
     assert {call.script for call in called} == set(scripts.ALL)
     for call in called:

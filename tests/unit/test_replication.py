@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from streamlayer._core.calls import Holders
 from streamlayer._core.replication import NOBODY, Unconfirmed, confirmed, needs, waits
+from streamlayer._core.server_calls import Holders
 from streamlayer.errors import AuthorizationError, ServerUnavailableError
 from tests.unit.batches import Silence, appended
 

@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from streamlayer import NewTopic, RecordMetadata, TopicConfig
-from streamlayer._core import calls
+from streamlayer._core import calls, registry_calls
 from streamlayer._core.keys import partition_keys
 from streamlayer.aio import Admin, Producer, RecordFuture
 from streamlayer.embedded import Server
@@ -116,7 +116,9 @@ async def test_a_growth_left_half_done_is_finished_by_a_producer(aio_args: dict[
         entry = await admin._client.topic("t")
         assert entry is not None
         growing = entry.growing_to(5)
-        await admin._client.call(calls.registry(admin._client.namespace, "t", entry.to_bytes(), growing.to_bytes()))
+        await admin._client.call(
+            registry_calls.registry(admin._client.namespace, "t", entry.to_bytes(), growing.to_bytes())
+        )
         await freeze(admin, 0, 1, 2)
         for i in range(1, 60):
             await producer.send("t", b"%d" % i, KEYS[i % 20])

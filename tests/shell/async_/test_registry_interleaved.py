@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from streamlayer import NewTopic
-from streamlayer._core import calls
+from streamlayer._core import calls, registry_calls
 from streamlayer._core.entries import CREATING, TopicEntry
 from streamlayer._core.keys import partition_keys
 from streamlayer.aio import Admin, Producer
@@ -259,7 +259,7 @@ async def test_two_logs_under_one_name_are_left_alone(
     keys = partition_keys(namespace, "t", 1)
     redis_client.hset(keys.meta, "id", "f" * 32)
     async with Admin(**aio_args) as admin:
-        other = calls.registry(namespace, "t", b"", TopicEntry("f" * 32, CREATING, 2).to_bytes())
+        other = registry_calls.registry(namespace, "t", b"", TopicEntry("f" * 32, CREATING, 2).to_bytes())
         await admin._client.call(other)
         before = keys_of(redis_client, namespace, "t")
         redis_client.hset(keys.meta, "next", 1)
