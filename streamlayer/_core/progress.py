@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from streamlayer._core.truncation import diverged_at
 
 MOST_RANGES: Final = 1000
-"""Ranges above ``next`` at most; then the partition is held back."""
+"""Ranges above ``next`` at most: a record that is not done lies before each, and a partition holds no more of those."""
 _DOUBTFUL: Final = 1000  # calls: what an owner had in hand when it died lies among them
 _MARK: Final = "streamlayer-progress/1"
 _LONGEST: Final = 32_000

@@ -21,7 +21,8 @@ from streamlayer._async.consumer import Consumer
 from streamlayer._async.listener import ConsumerRebalanceListener
 from streamlayer._async.producer import Producer
 from streamlayer._core.lanes import Lanes, Record
-from streamlayer._core.progress import MOST_RANGES, Progress, from_metadata
+from streamlayer._core.progress import Progress, from_metadata
+from streamlayer._core.retry import backoff_ms
 from streamlayer._types import Health, OffsetAndMetadata, TopicPartition
 from streamlayer._waiting import aio as waiting
 from streamlayer._worker.declared import Declared
@@ -115,7 +116,7 @@ class Runner(ConsumerRebalanceListener):
                     failures = 0
                 failures += 1
                 self._trouble = str(error)
-                wait = min(_LONGEST_BACKOFF_MS, 250 * 2 ** min(failures, 10)) * (0.5 + random.random() / 2)
+                wait = backoff_ms(failures - 1, random.random(), 500, _LONGEST_BACKOFF_MS)
                 logger.warning("%s begins anew in %d ms: %s", self, wait, error)
                 await self._rest(wait)
 
@@ -228,7 +229,7 @@ class Runner(ConsumerRebalanceListener):
         ahead = room = self.declared.ahead
         for tp, lanes in self._partitions.items():
             free = ahead - lanes.unfinished
-            if lanes.progress.ranges >= MOST_RANGES or lanes.unfinished_bytes >= _MOST_BYTES:
+            if lanes.unfinished_bytes >= _MOST_BYTES:
                 free = 0
             if lanes.held:
                 if free >= ahead // 4 and tp not in self._held:

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from streamlayer import App, ConsumerRecord, Retry, TopicConfig, TopicPartition
-from streamlayer._core.progress import from_metadata
-from streamlayer.aio import Admin, Producer
+from streamlayer import App, ConsumerRecord, OffsetAndMetadata, Retry, TopicConfig, TopicPartition
+from streamlayer._core.progress import Progress, from_metadata
+from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from tests import servers
 from tests.shell.async_.test_truncation import power_failure
@@ -47,6 +47,33 @@ async def test_what_is_done_above_the_commit_is_skipped(aio_args: dict[str, Any]
         offset, metadata = (await committed(aio_args, "g"))[TP]
         assert (offset, bool(metadata)) == ((1, True) if life == 0 else (200, False))
     assert sorted(handled[1]) == list(range(1, 200, 4))
+
+
+async def test_as_many_ranges_as_there_may_be(aio_args: dict[str, Any]) -> None:
+    """A thousand ranges are told done above the commit: the next worker reads on, and handles what lies between."""
+    await produce(aio_args, "t", [b"x"] * 2000)
+    async with Consumer("t", **aio_args, group_id="g", enable_auto_commit=False) as consumer:
+        async for record in consumer:
+            if record.offset == 1999:
+                break
+        earlier = Progress(0)
+        for offset in range(2000):
+            earlier.accept(offset)
+        for offset in range(1, 2000, 2):
+            earlier.done(offset)
+        assert earlier.ranges == 1000
+        text = earlier.to_metadata(consumer.epochs_at(TP, 1999))
+        await consumer.commit({TP: OffsetAndMetadata(0, text)})
+    handled: list[int] = []
+    app = App(**aio_args)
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="none")
+    async def handle(record: ConsumerRecord) -> None:
+        handled.append(record.offset)
+
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert sorted(handled) == list(range(0, 2000, 2))
 
 
 @pytest.mark.parametrize("ordering", ["partition", "key", "none"])
