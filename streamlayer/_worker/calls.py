@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
@@ -105,7 +105,7 @@ async def _plain(context: Context, result: Any) -> Any:
     """What a handler has returned, if it is one of the things that hide what was meant."""
     if inspect.isawaitable(result):  # of a decorator that hides the `async def`
         result = await _within(context, _awaited(result))
-    if inspect.isgenerator(result) or inspect.isasyncgen(result):
+    if isinstance(result, (Iterator, AsyncIterator)):  # generators, `map`, …
         msg = f"the handler returned a {type(result).__name__}, which nobody runs: return a list"
         raise TypeError(msg)
     return result

@@ -54,38 +54,51 @@ def outputs(
 ) -> Iterator[ProducerRecord]:
     """What to send for what a handler returned; nothing for ``None`` and for an empty list.
 
-    :param result: a value, a ``ProducerRecord``, or a list of those; of a batch: a list with one for each record
-        (``None``: nothing for that one), or ``ProducerRecord`` that carry their keys.
+    :param result: a value, a ``ProducerRecord``, or a list of those and of ``None``; of a batch: a list with one for
+        each record (``None``: nothing for that one), or ``ProducerRecord`` that carry their keys.
     :param records: what was handled.
     :param to: where values go; ``None``: only a ``ProducerRecord`` is sent, to its own topic.
     :raises ConfigurationError: the result cannot be sent.
     """
+    if isinstance(result, ProducerRecord):
+        result = [result]
+    many: Sequence[Any] = cast("Sequence[Any]", result) if isinstance(result, (list, tuple)) else ()
+    named = any(isinstance(item, ProducerRecord) for item in many)
     if batch:
-        yield from _of_batch(result, records, to)
-        return
-    many = _records_in(result)
-    if many:
-        yield from (_record(item, records[0].key, to) for item in many)
+        yield from _of_batch(result, many if named else (), records, to)
+    elif named:
+        yield from (_record(_named(item), records[0].key, to) for item in many if item is not None)
     elif to is not None and not _is_nothing(result):
         yield _record(result, records[0].key, to)
 
 
-def _of_batch(result: Any, records: Sequence[ConsumerRecord[Any, Any]], to: str | None) -> Iterator[ProducerRecord]:
-    many = _records_in(result)
-    if len(many) == len(records) or all(item.key is not SAME_KEY for item in many):
-        keys = [record.key for record in records] if len(many) == len(records) else [None] * len(many)
-    else:
-        msg = f"a handler of batches returned {len(many)} ProducerRecords for {len(records)} records: name their keys"
-        raise ConfigurationError(msg)
-    items: Sequence[Any] = many
-    if not many and to is not None and not _is_nothing(result):
-        items, keys = _values_of(result), [record.key for record in records]
+def _of_batch(
+    result: Any, many: Sequence[Any], records: Sequence[ConsumerRecord[Any, Any]], to: str | None
+) -> Iterator[ProducerRecord]:
+    """Of a batch.
+
+    :param many: what was returned, if ``ProducerRecord`` are among it.
+    """
+    items: Sequence[Any]
+    keys: Sequence[Any] = [record.key for record in records]
+    if many and len(many) != len(records):
+        items = [_named(item) for item in many if item is not None]
+        keys = [None] * len(items)
+        if any(item.key is SAME_KEY for item in items):
+            msg = f"a handler of batches returned {len(many)} ProducerRecords for {len(records)} records: name their keys"
+            raise ConfigurationError(msg)
+    elif many:
+        items = many
+    elif to is not None and not _is_nothing(result):
+        items = _values_of(result)
         if len(items) != len(records):
             msg = f"a handler of batches returned {len(items)} values for {len(records)} records: which key is whose?"
             raise ConfigurationError(msg)
+    else:
+        return
     for item, key in zip(items, keys, strict=True):
         if item is not None:
-            yield _record(item, key, to)
+            yield _record(item if to is not None else _named(item), key, to)
 
 
 def _values_of(result: Any) -> Sequence[Any]:
@@ -99,15 +112,12 @@ def _is_nothing(result: Any) -> bool:
     return result is None or (isinstance(result, (list, tuple)) and not result)
 
 
-def _records_in(result: Any) -> Sequence[ProducerRecord]:
-    """The ``ProducerRecord`` that were returned; none if it is something else."""
-    if isinstance(result, ProducerRecord):
-        return [result]
-    if isinstance(result, (list, tuple)):
-        items = cast("Sequence[Any]", result)
-        if all(isinstance(item, ProducerRecord) for item in items):
-            return items
-    return []
+def _named(item: Any) -> ProducerRecord:
+    """One of several results, where a value would have no topic, or nobody knows if it is one or a part of one."""
+    if not isinstance(item, ProducerRecord):
+        msg = f"a handler returned a {type(item).__name__} beside ProducerRecords: make it one too"
+        raise ConfigurationError(msg)
+    return item
 
 
 def _record(item: Any, key: Any, to: str | None) -> ProducerRecord:

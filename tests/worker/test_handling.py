@@ -132,6 +132,52 @@ async def test_what_a_handler_may_return(aio_args: dict[str, Any]) -> None:
     assert (there.value, there.key, there.headers) == (b"there", b"k0", (("h", b"1"),))
 
 
+@pytest.mark.parametrize("batch", [False, True])
+async def test_records_beside_nothing_are_sent(aio_args: dict[str, Any], batch: bool) -> None:
+    """A list of ProducerRecords with a `None` among them, without `to=`: what is no `None` is sent."""
+    app = App(**aio_args)
+
+    async def single(value: bytes) -> list[ProducerRecord | None]:
+        return [ProducerRecord("out", value), None]
+
+    async def several(values: list[bytes]) -> list[ProducerRecord | None]:
+        return [ProducerRecord("out", value) if value < b"2" else None for value in values]
+
+    app.consumer("t", group_id="g")(several if batch else single)
+    await produce(aio_args, "t", [b"0", b"1", b"2"], keys=3)
+    async with app:
+        await until_done(aio_args, "g", app)
+    sent = [(record.key, record.value) for record in await stored(aio_args, "out")]
+    assert sorted(sent) == [(b"k0", b"0"), (b"k1", b"1"), (b"k2", b"2")][: 2 if batch else 3]
+
+
+@pytest.mark.parametrize("to", [None, "out"])
+@pytest.mark.parametrize("batch", [False, True])
+async def test_results_that_hide_a_record_are_failures(aio_args: dict[str, Any], to: str | None, batch: bool) -> None:
+    """Records beside values, or in what is read once: they fail, and are neither dropped nor stored as JSON."""
+    app = App(**aio_args)
+    results = [
+        lambda: [b"value", ProducerRecord("out", b"record"), b"one too many"],
+        lambda: map(ProducerRecord, ["out"], [b"lazy"]),
+        lambda: iter([ProducerRecord("out", b"lazy")]),
+    ]
+
+    async def single(value: bytes) -> Any:
+        return results[int(value)]()
+
+    async def several(values: list[bytes]) -> Any:
+        return results[int(values[0])]()
+
+    app.consumer("t", group_id="g", to=to, retries=Retry(1), dead_letter="dead", batch_size=1)(
+        several if batch else single
+    )
+    await produce(aio_args, "t", [b"%d" % number for number in range(len(results))])
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert len(await stored(aio_args, "dead")) == len(results)
+    assert await stored(aio_args, "out") == []
+
+
 async def test_batches(aio_args: dict[str, Any]) -> None:
     """Lists of at most `batch_size`, in order; a short one comes after its wait; results have their records' keys."""
     app = App(**aio_args)
