@@ -90,19 +90,20 @@ class Handler:
             self._refuse(parameter, f"its annotation {parameter.annotation!r} cannot be read: {error}")
 
     def _reader(self, parameter: inspect.Parameter, annotation: Any) -> tuple[Reader, bool]:
-        if annotation is ConsumerRecord or typing.get_origin(annotation) is ConsumerRecord:
+        bare = _bare(annotation)
+        if bare is ConsumerRecord or typing.get_origin(bare) is ConsumerRecord:
             return _itself, False
-        plain, optional = _without_none(annotation)
-        if plain is bytes:
-            return (_value if optional else _value_needed), True
-        if plain is str:
-            return (_text if optional else _text_needed), True
+        plain, optional = _without_none(bare)
+        core = _bare(plain)
+        read = next((readers[optional] for kind, readers in _STORED.items() if core is kind), None)
+        if read is not None and bare is annotation and core is plain:
+            return read, True  # nothing more is said of it
         try:
             adapter: TypeAdapter[Any] = TypeAdapter(annotation)
         except (PydanticUserError, PydanticUndefinedAnnotation) as error:
             self._refuse(parameter, f"{annotation!r} is nothing that pydantic validates: {error}")
         self._adapters.append((parameter, adapter))
-        return _validator(adapter), True
+        return _validator(adapter, read), True
 
     def check(self) -> None:
         """Look whether models are complete by now, which may name others that come later in their module.
@@ -150,8 +151,19 @@ def _list_item(annotation: Any) -> Any:
     if annotation is list:
         return dict
     if typing.get_origin(annotation) is list:
-        return typing.get_args(annotation)[0]
+        return next(iter(typing.get_args(annotation)), dict)
     return None
+
+
+def _bare(annotation: Any) -> Any:
+    """Without what ``Annotated`` and ``NewType`` say beside the type."""
+    while True:
+        if typing.get_origin(annotation) is typing.Annotated:
+            annotation = typing.get_args(annotation)[0]
+        elif isinstance(annotation, typing.NewType):
+            annotation = annotation.__supertype__
+        else:
+            return annotation
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
@@ -189,12 +201,22 @@ def _text_needed(record: Record) -> str:
         raise InvalidRecordError(msg) from error
 
 
-def _validator(adapter: TypeAdapter[Any]) -> Reader:
+_STORED: Final[dict[Any, tuple[Reader, Reader]]] = {bytes: (_value_needed, _value), str: (_text_needed, _text)}
+"""How these are read as they are stored, which is no JSON: where a null does not fit, and where it does."""
+
+
+def _validator(adapter: TypeAdapter[Any], read: Reader | None) -> Reader:
+    """What pydantic makes of a value.
+
+    :param read: how it is stored, if that is no JSON.
+    """
     from_json, from_python = adapter.validate_json, adapter.validate_python
 
     def validated(record: Record) -> Any:
         value = record.value
         try:
+            if read is not None:
+                return from_python(read(record))
             return from_python(None) if value is None else from_json(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]

@@ -85,7 +85,9 @@ def _of_batch(
         items = [_named(item) for item in many if item is not None]
         keys = [None] * len(items)
         if any(item.key is SAME_KEY for item in items):
-            msg = f"a handler of batches returned {len(many)} ProducerRecords for {len(records)} records: name their keys"
+            msg = (
+                f"a handler of batches returned {len(many)} ProducerRecords for {len(records)} records: name their keys"
+            )
             raise ConfigurationError(msg)
     elif many:
         items = many

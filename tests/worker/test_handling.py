@@ -6,10 +6,10 @@ import asyncio
 import threading
 import time
 from collections import defaultdict
-from typing import Any
+from typing import Annotated, Any, List, NewType  # noqa: UP035 - as people write
 
 import pytest
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 
 from streamlayer import App, ConsumerRecord, ProducerRecord, Retry
 from streamlayer._waiting import aio as waiting
@@ -27,6 +27,9 @@ class Invoice(BaseModel):
     """What they return."""
 
     order: int
+
+
+Name = NewType("Name", str)
 
 
 def order(number: int) -> bytes:
@@ -92,6 +95,48 @@ async def test_arguments_by_annotation(aio_args: dict[str, Any]) -> None:
         "record": [order(1)],
         "optional": [Order(id=1)],
     }
+
+
+async def test_annotations_with_something_beside_the_type(aio_args: dict[str, Any]) -> None:
+    """`Annotated`, a `NewType`, a bare `List`: what is said of text and bytes is looked at, and they are no JSON."""
+    app = App(**aio_args)
+    got: dict[str, list[Any]] = defaultdict(list)
+    declared: dict[str, Any] = {"retries": Retry(1), "dead_letter": "dead"}
+
+    @app.consumer("t", group_id="text", **declared)
+    async def text(value: Annotated[str, StringConstraints(max_length=5)]) -> None:
+        got["text"].append(value)
+
+    @app.consumer("t", group_id="raw", **declared)
+    async def raw(value: Annotated[bytes | None, "as it is"], record: Annotated[ConsumerRecord, "whole"]) -> None:
+        got["raw"].append((value, record.offset))
+
+    @app.consumer("t", group_id="name", **declared)
+    async def name(value: Name | None) -> None:
+        got["name"].append(value)
+
+    @app.consumer("t", group_id="texts", batch_wait_ms=0, **declared)
+    async def texts(values: list[Annotated[str, "each"]]) -> None:
+        got["texts"].extend(values)
+
+    @app.consumer("json", group_id="list", **declared)
+    async def bare(values: List) -> None:  # type: ignore[type-arg]  # noqa: UP006
+        got["list"].extend(values)
+
+    await produce(aio_args, "t", [b"short", b"too long", b"\xc3\xa4"])
+    await produce(aio_args, "json", [b'{"id":1}'])
+    async with app:
+        for group_id in ("text", "raw", "name", "texts", "list"):
+            await until_done(aio_args, group_id, app)
+    assert got == {
+        "text": ["short", "ä"],
+        "raw": [(b"short", 0), (b"too long", 1), (b"\xc3\xa4", 2)],
+        "name": ["short", "too long", "ä"],
+        "texts": ["short", "too long", "ä"],
+        "list": [{"id": 1}],
+    }
+    (dead,) = await stored(aio_args, "dead")
+    assert b"at most 5 characters" in dict(dead.headers)["dlq.message"]
 
 
 async def test_what_a_handler_may_return(aio_args: dict[str, Any]) -> None:
