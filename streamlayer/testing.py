@@ -114,6 +114,7 @@ class AppTest:
         self._num_partitions = num_partitions
         self._block = ExitStack()
         self._loop: asyncio.Runner | None = None
+        self._over = False
         self._redis: Any = None
         self._declared: Sequence[Declared] = ()
         self._held: list[str] = []
@@ -140,6 +141,7 @@ class AppTest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Give the app back what it had."""
+        self._over = True
         self._block.__exit__(kind, error, trace)
 
     # --- what a test does --------------------------------------------------------------------------------------------
@@ -197,9 +199,9 @@ class AppTest:
     # --- how ---------------------------------------------------------------------------------------------------------
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None:
+        if self._loop is None or self._over:
             work.close()
-            msg = "app.test() is a block: with app.test() as t: …"
+            msg = "app.test() is a block: with app.test() as t: …" + (", and its block was left" if self._over else "")
             raise IllegalStateError(msg)
         try:
             _check_no_loop()

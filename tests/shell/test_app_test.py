@@ -270,6 +270,18 @@ def test_the_app_is_as_before_afterwards() -> None:
         app.test().run()
 
 
+@pytest.mark.filterwarnings("error")
+def test_behind_its_block_it_says_so() -> None:
+    """Who looks at records after the block is told, and nothing is left unawaited."""
+    app, _ = shop()
+    with app.test() as t:
+        t.run()
+    with pytest.raises(IllegalStateError, match="its block was left"):
+        t.records("invoices")
+    with pytest.raises(IllegalStateError, match="each test makes one of its own"), t:
+        pass
+
+
 async def test_it_has_a_loop_of_its_own() -> None:
     """In an ``async def`` test that is said, and no coroutine is left unawaited."""
     app, _ = shop()
