@@ -34,7 +34,7 @@ from streamlayer._worker.own import OwnProducer
 from streamlayer._worker.retry import Retry
 from streamlayer._worker.runner import Runner
 from streamlayer._worker.watch import Watch
-from streamlayer.errors import ConfigurationError, IllegalStateError, RequestTimedOutError
+from streamlayer.errors import ConfigurationError, IllegalStateError, LogTruncationError, RequestTimedOutError
 
 if TYPE_CHECKING:
     from streamlayer.testing import AppTest
@@ -297,6 +297,8 @@ class App:
                 await producer.close(timeout_ms=max(grace_ms - taken_ms, 1000))
             except RequestTimedOutError as error:  # no record is done whose handler has sent that
                 logger.error("app.producer: what was sent last did not arrive: %s", error)  # noqa: TRY400 - expected
+            except LogTruncationError as error:  # the server's loss, before: what was sent since is in the log
+                logger.warning("app.producer: %s", error)
 
     def run(self, *, grace_ms: int | None = None) -> None:
         """Handle records in this process until SIGTERM or SIGINT (Ctrl-C): then finish what is in hand and return.

@@ -28,6 +28,8 @@ BATCHES_IN_FLIGHT: Final = 5
 FRAME_LIMIT: Final = 65_400
 """A batch's encoded size stays under this: with the server's own header it just fits a 64 KiB allocation."""
 FRAME_OVERHEAD: Final = 40
+MOST_FAILED: Final = 1000
+"""Failures that wait for a flush to tell of them; more are only counted."""
 IDLE_MS: Final = 3_600_000
 """After this long without an append a partition's first batch goes alone: the server may have forgotten this id."""
 
@@ -176,7 +178,8 @@ class Accumulator:
     """All batches of one producer.
 
     :ivar bytes: of batches that are sealed and not done.
-    :ivar failed: batches with their errors, since the last ``take_failures``.
+    :ivar failed: batches with their errors, since the last ``take_failures``; the first ones that nobody was told of.
+    :ivar unnamed: how many more there were.
     :ivar losses: acknowledged records that the server lost, since then.
     """
 
@@ -186,6 +189,7 @@ class Accumulator:
         self.idempotent = idempotent
         self.bytes = 0
         self.failed: list[tuple[Batch, StreamlayerError]] = []
+        self.unnamed = 0
         self.losses: list[LogTruncationError] = []
         self._topics: dict[str, TopicQueue] = {}
 
@@ -307,7 +311,7 @@ class Accumulator:
             given_up += [other for other in partition.sealed if other.frozen and other is not batch]
         for other in given_up:
             other.error = error
-            self.failed.append((other, error))
+            self.note_failure(other, error)
             self._finish(other)
         if batch.frozen:
             partition.next_epoch()
@@ -321,7 +325,7 @@ class Accumulator:
         given_up = list(partition.sealed)
         for batch in given_up:
             batch.error = error
-            self.failed.append((batch, error))
+            self.note_failure(batch, error)
             self._finish(batch)
         partition.next_epoch()
         return given_up
@@ -351,11 +355,22 @@ class Accumulator:
         self.bytes -= batch.size
         batch.finish()
 
+    def note_failure(self, batch: Batch, error: StreamlayerError) -> None:
+        """A batch, or a record of it, failed: the next flush tells of it, unless somebody is told before."""
+        self.failed.append((batch, error))
+        if len(self.failed) > 2 * MOST_FAILED:  # who asks each future may never flush
+            untold = self._untold()
+            self.failed = untold[:MOST_FAILED]
+            self.unnamed += len(untold) - len(self.failed)
+
+    def _untold(self) -> list[tuple[Batch, StreamlayerError]]:
+        return [(batch, error) for batch, error in self.failed if error not in batch.told]
+
     def take_failures(self) -> list[StreamlayerError]:
-        """What failed since the last time and nobody was told of."""
-        failed, self.failed = self.failed, []
-        losses, self.losses = self.losses, []
-        return [*losses, *(error for batch, error in failed if error not in batch.told)]
+        """What failed since the last time and nobody was told of; ``unnamed`` more."""
+        failures = [*self.losses, *(error for _, error in self._untold())]
+        self.failed, self.losses, self.unnamed = [], [], 0
+        return failures
 
     @property
     def empty(self) -> bool:

@@ -189,7 +189,8 @@ def _bad_timestamps(accumulator: Accumulator, batch: Batch, oldest: int, newest:
             errors[i] = InvalidTimestampError(msg)
     if len(errors) == len(batch.timestamps):
         return accumulator.fail(batch, errors[0])
-    accumulator.failed += [(batch, error) for error in errors.values()]
+    for error in errors.values():
+        accumulator.note_failure(batch, error)
     batch.refuse(errors)
     return []
 

@@ -233,10 +233,12 @@ class Producer(Generic[K, V]):
 
     def _raise_failures(self) -> None:
         with self._lock:
+            unnamed = self._accumulator.unnamed
             failures = self._accumulator.take_failures()
         if failures:
-            if len(failures) > 1:
-                failures[0].add_note(f"{len(failures) - 1} more batches or records failed since the last flush")
+            more = len(failures) - 1 + unnamed
+            if more:
+                failures[0].add_note(f"{more} more batches or records failed since the last flush")
             raise failures[0]
 
     def close(self, *, timeout_ms: int | None = None) -> None:

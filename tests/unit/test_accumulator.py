@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streamlayer._core.accumulator import BATCHES_IN_FLIGHT, FRAME_LIMIT, FRAME_OVERHEAD, IDLE_MS, TopicQueue
+from streamlayer._core.accumulator import (
+    BATCHES_IN_FLIGHT,
+    FRAME_LIMIT,
+    FRAME_OVERHEAD,
+    IDLE_MS,
+    MOST_FAILED,
+    TopicQueue,
+)
 from streamlayer._core.codec import decode_frames
 from streamlayer._core.futures import metadata_of, ranges_of
 from streamlayer._core.keys import partition_keys
@@ -202,6 +209,36 @@ def test_failures_are_told_once_and_not_twice() -> None:
         metadata_of(one, 0)
     assert buffer.accumulator.take_failures() == [ERROR]
     assert buffer.accumulator.take_failures() == []
+
+
+def test_failures_that_somebody_was_told_of_are_not_kept() -> None:
+    """Who asks each future and never flushes may go on for years: memory does not grow with what failed."""
+    buffer = Buffer()
+    accumulator = buffer.accumulator
+    unheard = buffer.batch(b"unheard")
+    accumulator.fail(unheard, ERROR)
+    for _ in range(5 * MOST_FAILED):
+        batch = buffer.batch(b"v")
+        accumulator.fail(batch, RequestTimedOutError("told"))
+        with pytest.raises(RequestTimedOutError):
+            metadata_of(batch, 0)
+    assert len(accumulator.failed) <= 2 * MOST_FAILED
+    assert accumulator.take_failures() == [ERROR]
+
+
+def test_failures_that_nobody_asks_for_are_counted() -> None:
+    """The first are kept, for the next flush; how many came behind them is known, and they are told of once."""
+    buffer = Buffer()
+    accumulator = buffer.accumulator
+    errors = [RequestTimedOutError(str(number)) for number in range(5 * MOST_FAILED)]
+    for error in errors:
+        accumulator.fail(buffer.batch(b"v"), error)
+    assert len(accumulator.failed) <= 2 * MOST_FAILED
+    unnamed = accumulator.unnamed
+    failures = accumulator.take_failures()
+    assert failures[:MOST_FAILED] == errors[:MOST_FAILED]
+    assert len(failures) + unnamed == len(errors)
+    assert (accumulator.take_failures(), accumulator.unnamed) == ([], 0)
 
 
 def test_the_sticky_partition_changes_with_each_of_its_batches() -> None:

@@ -233,3 +233,26 @@ async def test_an_app_that_is_not_waited_for_ends(aio_args: dict[str, Any]) -> N
     with pytest.raises(TimeoutError):  # it may be tried again
         async with asyncio.timeout(0.1), app:
             pass
+
+
+async def test_a_loss_of_the_server_is_no_failure_of_the_stop(
+    own_server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What `app.producer` sent before is gone: it is in the log when that is known, and the app ends in order."""
+    from tests.shell.async_.test_truncation import power_failure
+
+    args = {"url": own_server.url}
+    app = App(**args)
+
+    @app.consumer("t", group_id="g", ordering="none")
+    async def handle(value: bytes) -> None:
+        await app.producer.send("side", value, partition=0)
+
+    await produce(args, "t", [b"kept"])
+    async with app:
+        await until_done(args, "g", app)
+        with power_failure(own_server):
+            await app.producer.send_and_wait("side", b"lost", partition=0)
+        await app.producer.send_and_wait("side", b"after", partition=0)
+    assert "the server lost 1 record" in caplog.text
+    assert [record.value for record in await stored(args, "side")] == [b"kept", b"after"]
