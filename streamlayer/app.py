@@ -313,21 +313,26 @@ class App:
     async def _run_until_signalled(self, grace_ms: int | None) -> None:
         stop = asyncio.Event()
         loop = asyncio.get_running_loop()
+        told: list[int] = []
 
-        def signalled(number: int) -> None:
-            if stop.is_set():
-                logger.warning("%s again: ends at once", signal.Signals(number).name)
+        def signalled(number: int, _: object) -> None:
+            told.append(number)
+            if len(told) > 1:  # no log: whoever was interrupted may hold its lock
+                os.write(2, f"{signal.Signals(number).name} again: ends at once\n".encode())
                 os._exit(128 + number)
-            logger.info("%s: finishes what is in hand", signal.Signals(number).name)
+            loop.call_soon_threadsafe(finish, signal.Signals(number).name)
+
+        def finish(name: str) -> None:
+            logger.info("%s: finishes what is in hand", name)
             stop.set()
 
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, signalled, number)
+        # Not the loop's own handlers: those wait for a handler that blocks the loop, and Ctrl-C did nothing then.
+        before = {number: signal.signal(number, signalled) for number in (signal.SIGTERM, signal.SIGINT)}
         try:
             await self.serve(stop, grace_ms=grace_ms)
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
+            for number, handler in before.items():
+                signal.signal(number, handler or signal.SIG_DFL)
 
     async def __aenter__(self) -> Self:
         """Handle records beside what else runs in this loop, until the block is left."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from time import monotonic
@@ -256,3 +259,35 @@ async def test_a_loss_of_the_server_is_no_failure_of_the_stop(
         await app.producer.send_and_wait("side", b"after", partition=0)
     assert "the server lost 1 record" in caplog.text
     assert [record.value for record in await stored(args, "side")] == [b"kept", b"after"]
+
+
+BLOCKING = """
+import sys
+from streamlayer import App
+app = App(url=sys.argv[1])
+
+@app.consumer("t", group_id="g")
+async def handle(value: bytes) -> None:
+    print("blocks", flush=True)
+    while True:
+        pass
+
+app.run()
+"""
+
+
+def test_a_second_signal_ends_a_process_whose_loop_is_blocked(own_server: Server) -> None:
+    """`app.run()`: the event loop, which a handler holds, is not asked: Ctrl-C works, and needs no `kill -9`."""
+    asyncio.run(produce({"url": own_server.url}, "t", [b"1"]))
+    command = [sys.executable, "-c", BLOCKING, own_server.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"blocks\n"
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 128 + signal.SIGTERM
+        finally:
+            process.kill()
