@@ -160,7 +160,8 @@ class App:
         :param topics: what to read.
         :param group_id: the group, in which each partition is one process's.
         :param to: a topic for what the function returns: bytes, str, or what pydantic makes JSON of, with the key of
-            the record that was handled; or a ``ProducerRecord``, or a list of these; ``None`` or ``[]``: nothing.
+            the record that was handled; or a ``ProducerRecord``, or a list of these; ``None`` (in it too) or ``[]``:
+            nothing.
         :param concurrency: calls at a time, in this process.
         :param ordering: what is handled in order: each ``"partition"``, each ``"key"``, or ``"none"``.
         :param retries: how often a call that raises is repeated; ``Retry()`` by default. It holds up what is to be

@@ -105,8 +105,9 @@ async def _plain(context: Context, result: Any) -> Any:
     """What a handler has returned, if it is one of the things that hide what was meant."""
     if inspect.isawaitable(result):  # of a decorator that hides the `async def`
         result = await _within(context, _awaited(result))
-    if isinstance(result, (Iterator, AsyncIterator)):  # generators, `map`, …
-        msg = f"the handler returned a {type(result).__name__}, which nobody runs: return a list"
+    kind = type(result)
+    if issubclass(kind, (Iterator, AsyncIterator)):  # generators, `map`, …
+        msg = f"the handler returned a {kind.__name__}, which nobody runs: return a list"
         raise TypeError(msg)
     return result
 
