@@ -101,7 +101,7 @@ class Calls:
             raise
 
 
-async def _plain(context: Context, result: Any) -> Any:
+async def _plain(context: Context, result: object) -> object:
     """What a handler has returned, if it is one of the things that hide what was meant."""
     if inspect.isawaitable(result):  # of a decorator that hides the `async def`
         result = await _within(context, _awaited(result))
