@@ -123,7 +123,9 @@ def _durability(facts: Facts) -> Finding:
         words += f" ({'; '.join(found.reasons)})"
     if _refuses_for_snapshots(facts):
         words += "; the last snapshot failed, and until one succeeds all writes are refused (MISCONF)"
-        advice = "See the server's log, its disk, and vm.overcommit_memory; or CONFIG SET stop-writes-on-bgsave-error no"
+        advice = (
+            "See the server's log, its disk, and vm.overcommit_memory; or CONFIG SET stop-writes-on-bgsave-error no"
+        )
         return Finding("durability", "problem", words, advice)
     if facts.info.get("aof_enabled") == "1" and facts.info.get("aof_last_bgrewrite_status", "ok") != "ok":
         words += "; the append-only file could not be rewritten and grows"

@@ -183,7 +183,9 @@ def test_a_server_that_cannot_take_a_snapshot(tmp_path: Path) -> None:
         with redis.Redis.from_url(server.url) as client:
             client.config_set("save", "3600 1")
             client.bgsave()
-            sync_wait_until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the snapshot failed")
+            sync_wait_until(
+                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the snapshot failed"
+            )
             with pytest.raises(redis.ResponseError, match="MISCONF"):
                 client.set("a", b"b")
         finding = doctor(server.url, status=1)["durability"]
