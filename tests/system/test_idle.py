@@ -54,8 +54,8 @@ NOISE = {
     "unread": 64.0 * KIB,
     "AOF buffer": 64.0 * KIB,
 }
-"""How much more is no leak: more than a busy machine shows, and less than one more with each heartbeat would make. Where
-nothing is said, nothing may grow at all."""
+"""How much more is no leak: more than a busy machine shows, and less than one more with each heartbeat would make.
+Where nothing is said, nothing may grow at all."""
 COMING_AND_GOING = NOISE | {"objects": 40.0, "blocks": math.inf}
 """Here objects are exact; blocks grow while caches fill, with redis-py's connections alone as well."""
 RECONNECTING = COMING_AND_GOING | {"connections": 8.0, "files": 8.0, "subscriptions": 8.0}
