@@ -28,6 +28,7 @@ from streamlayer._sync.client import Client
 
 EXAMPLES = examples("streamlayer doctor", "streamlayer doctor --strict --json")
 PINGS = 50
+SETTINGS = ("lazyfree-lazy-expire", "save", "stop-writes-on-bgsave-error")
 PROBLEMS, UNREACHABLE = 1, 2
 _COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 
@@ -92,7 +93,7 @@ def _look(where: Session) -> Facts:
         topics, half_done = _topics(client, admin, broken)
         return Facts(
             info=parse_info(info.decode()) if isinstance(info, bytes) else {},
-            settings=settings_in(_asked(server, "CONFIG", "GET", "lazyfree-lazy-expire")),
+            settings=settings_in(_asked(server, "CONFIG", "GET", *SETTINGS)),
             durability=durability_of([_asked(server, *question) for question in QUESTIONS]),
             latency_ms=[_ping_ms(server) for _ in range(PINGS)],
             missing=_missing(server, namespace),

@@ -121,6 +121,12 @@ def _durability(facts: Facts) -> Finding:
     words = f"{found.level}: {_MEANS[found.level]}"
     if found.reasons:
         words += f" ({'; '.join(found.reasons)})"
+    if _refuses_for_snapshots(facts):
+        words += "; the last snapshot failed, and until one succeeds all writes are refused (MISCONF)"
+        advice = (
+            "See the server's log, its disk, and vm.overcommit_memory; or CONFIG SET stop-writes-on-bgsave-error no"
+        )
+        return Finding("durability", "problem", words, advice)
     if facts.info.get("aof_enabled") == "1" and facts.info.get("aof_last_bgrewrite_status", "ok") != "ok":
         words += "; the append-only file could not be rewritten and grows"
         return Finding("durability", "problem", words, "See the server's log, its disk, and vm.overcommit_memory")
@@ -128,6 +134,12 @@ def _durability(facts: Facts) -> Finding:
         return Finding("durability", "ok", words)
     verdict: Verdict = "problem" if found.level == "memory" else "warning"
     return Finding("durability", verdict, words, mended_by(found, "second"))
+
+
+def _refuses_for_snapshots(facts: Facts) -> bool:
+    """Whether a failed snapshot has the server refuse all writes: the append-only file may be as well as can be."""
+    failed = facts.info.get("rdb_last_bgsave_status", "ok") != "ok"
+    return failed and bool(facts.settings.get("save")) and facts.settings.get("stop-writes-on-bgsave-error") != "no"
 
 
 def _replicas(facts: Facts) -> Finding:

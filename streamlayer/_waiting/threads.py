@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import os
 import queue
 import socket
@@ -242,21 +243,26 @@ def exchange(
 ) -> None:
     """Send a packed request and read ``count`` replies into ``replies``; error replies stand among them.
 
-    :param limit_ms: how long to wait for each reply.
+    :param limit_ms: how long to wait for each reply; if that is less than usual, the caller's time is short, and no
+        further one is waited for when all together took so long.
     :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
     :raises redis.TimeoutError: no answer in time.
     """
+    deadline = monotonic_ms() + limit_ms if limit_ms < REPLY_TIMEOUT_MS else math.inf
     if connection.socket_timeout is None or limit_ms < connection.socket_timeout * 1000:
         with _within(connection, limit_ms):
-            _exchange(connection, request, replies, count)
+            _exchange(connection, request, replies, count, deadline)
     else:
-        _exchange(connection, request, replies, count)
+        _exchange(connection, request, replies, count, deadline)
 
 
-def _exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int) -> None:
+def _exchange(connection: Connection, request: list[bytes], replies: list[Any], count: int, deadline: float) -> None:
     try:
         connection.send_packed_command(request, check_health=False)
         while len(replies) < count:
+            if monotonic_ms() > deadline:
+                msg = f"{len(replies)} of {count} answers came in time"
+                raise redis.TimeoutError(msg)
             try:
                 replies.append(connection.read_response(disable_decoding=True))
             except redis.ResponseError as error:

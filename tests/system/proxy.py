@@ -72,7 +72,7 @@ class Proxy:
         self.tally: Counter[str] = Counter()
         self.faults: list[Fault] = []
         self.failures: list[BaseException] = []  # mistakes of the proxy itself
-        self.pause_s = 0.0
+        self.pause_s = self.pause_each_s = 0.0
         self.open_up, self.open_down, self.released = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._open_gates()
 
@@ -156,11 +156,11 @@ class Proxy:
 
         self._do(close_gates)
 
-    def delay(self, ms: float) -> None:
-        """Deliver what the server answers `ms` later; 0 ends it."""
+    def delay(self, ms: float, *, each: bool = False) -> None:
+        """Deliver what the server answers `ms` later, or each answer `ms` after the one before it; 0 ends it."""
 
         async def set_pause() -> None:
-            self.pause_s = ms / 1000
+            self.pause_s, self.pause_each_s = (0.0, ms / 1000) if each else (ms / 1000, 0.0)
 
         self._do(set_pause)
 
@@ -173,7 +173,7 @@ class Proxy:
 
         async def end() -> None:
             self.faults.clear()
-            self.pause_s = 0.0
+            self.pause_s = self.pause_each_s = 0.0
             self._open_gates()
             await self._listen()
 
@@ -351,6 +351,8 @@ class _Connection:
             if self._proxy.pause_s:
                 await asyncio.sleep(self._proxy.pause_s)  # noqa: TID251 - the fault itself
             for reply in splitter.feed(data):
+                if self._proxy.pause_each_s:
+                    await asyncio.sleep(self._proxy.pause_each_s)  # noqa: TID251 - as above
                 await self._reply(reply)
             if not self._to_client.is_closing():
                 with contextlib.suppress(ConnectionError):

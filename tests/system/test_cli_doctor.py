@@ -176,6 +176,24 @@ def test_a_disk_that_is_full(kind: str, tmp_path: Path) -> None:
             process.kill()
 
 
+def test_a_server_that_cannot_take_a_snapshot(tmp_path: Path) -> None:
+    """With its append-only file in best order it refuses every write: that is a problem, with what to do."""
+    (tmp_path / "dump.rdb" / "in the way").mkdir(parents=True)
+    with Server(binary=servers.binary("redis"), data_dir=tmp_path) as server:
+        with redis.Redis.from_url(server.url) as client:
+            client.config_set("save", "3600 1")
+            client.bgsave()
+            sync_wait_until(
+                lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err", "the snapshot failed"
+            )
+            with pytest.raises(redis.ResponseError, match="MISCONF"):
+                client.set("a", b"b")
+        finding = doctor(server.url, status=1)["durability"]
+        assert finding["words"].startswith("second: ")
+        assert "all writes are refused" in finding["words"]
+        assert "stop-writes-on-bgsave-error" in finding["advice"]
+
+
 def refused(client: redis.Redis) -> bool:
     """Whether a write meets MISCONF."""
     try:

@@ -425,6 +425,21 @@ def test_delivery_timeout_bounds_a_silent_server(colour: Colour, proxy: Proxy, r
 
 
 @both
+def test_delivery_timeout_bounds_a_slow_server(colour: Colour, proxy: Proxy, running: Server) -> None:
+    """Each of the many answers that a new connection wants comes in time; all together have what is left of it."""
+
+    def slow() -> None:
+        proxy.delay(300, each=True)
+        proxy.kill_all()
+
+    sent = send_while_away(colour, proxy.url, proxy, slow, timeout_ms=1000, warm=True)
+    assert isinstance(sent.first, StreamlayerError)
+    assert isinstance(sent.second, StreamlayerError)
+    assert sent.seconds < 5
+    assert [value for _, value in stored(running.url)][-1] == b"after"
+
+
+@both
 def test_poll_comes_back_from_a_silent_server(colour: Colour, proxy: Proxy, running: Server) -> None:
     """poll() on a silent server returns nothing when the socket gives up; then reading goes on from the position."""
     url = f"{proxy.url}?socket_timeout=0.4"

@@ -68,6 +68,14 @@ def facts(info: dict[str, str] | None = None, **changed: Any) -> Facts:
     return Facts(**(given | changed))
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"save": ""}, {"save": "60 1", "stop-writes-on-bgsave-error": "no"}], ids=["?", "none", "goes on"]
+)
+def test_a_failed_snapshot_that_stops_nobody(settings: dict[str, str]) -> None:
+    """Where no snapshots are asked for by now, or a failed one does not matter, writes are taken."""
+    assert worst(diagnose(facts({"rdb_last_bgsave_status": "err"}, settings=settings))) == "ok"
+
+
 def test_a_server_that_is_well() -> None:
     """Nothing to say but ok."""
     findings = diagnose(facts())
@@ -75,6 +83,7 @@ def test_a_server_that_is_well() -> None:
     assert worst(findings) == "ok"
 
 
+SNAPSHOT_FAILED = {"rdb_last_bgsave_status": "err"}
 REPLICA = {"slave0": "ip=1,port=2,state=online,offset=1,lag=20"}
 
 
@@ -103,6 +112,7 @@ REPLICA = {"slave0": "ip=1,port=2,state=online,offset=1,lag=20"}
         (facts(broken=[("topic", "orders", PartitionDamagedError("x"))]), "topic", "problem", "PartitionDamagedError"),
         (facts({"aof_enabled": "0"}, topics=[topic(flush="primary")]), "topic", "problem", "orders"),
         (facts({"aof_last_bgrewrite_status": "err"}), "durability", "problem", "grows"),
+        (facts(SNAPSHOT_FAILED, settings={"save": "60 1"}), "durability", "problem", "all writes are refused"),
         (
             facts({"latency_percentiles_usec_evalsha": "p50=9,p99=20,p99.9=150000"}),
             "latency",
