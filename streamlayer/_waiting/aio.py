@@ -274,22 +274,28 @@ async def exchange(
     One timer covers the exchange, and redis-py's own are off: it would start one, and a task, for each read and write.
     Its ``wait_for`` round a write also swallows a cancellation now and then (Python 3.11): Ctrl-C would go unheard.
 
-    :param limit_ms: how long all of it may take.
+    :param limit_ms: how long the server may be silent; if that is less than usual, the caller's time is short, and all
+        of it may take no longer.
     :raises redis.ConnectionError: the connection was lost; ``replies`` holds what came before.
     :raises redis.TimeoutError: no answer in time.
     """
     own, connection.socket_timeout = connection.socket_timeout, None
+    limit_s, loop = _limit_s(own, limit_ms), asyncio.get_running_loop()
+    renew_at = loop.time() + limit_s / 2 if limit_ms >= REPLY_TIMEOUT_MS else math.inf
     try:
-        async with asyncio.timeout(_limit_s(own, limit_ms)):
+        async with asyncio.timeout(limit_s) as limit:
             await connection.send_packed_command(request, check_health=False)
             while len(replies) < count:
+                if (now := loop.time()) > renew_at:
+                    limit.reschedule(now + limit_s)
+                    renew_at = now + limit_s / 2
                 try:
                     replies.append(await connection.read_response(disable_decoding=True))
                 except redis.ResponseError as error:
                     replies.append(error)
     except TimeoutError as error:
         await connection.disconnect()
-        raise redis.TimeoutError(f"no answer within {_limit_s(own, limit_ms)} s") from error
+        raise redis.TimeoutError(f"no answer within {limit_s} s") from error
     except BaseException:
         await connection.disconnect()
         raise

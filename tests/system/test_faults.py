@@ -440,6 +440,17 @@ def test_delivery_timeout_bounds_a_slow_server(colour: Colour, proxy: Proxy, run
 
 
 @both
+def test_a_slow_server_is_waited_for(colour: Colour, proxy: Proxy, running: Server) -> None:
+    """Each answer comes well within `socket_timeout`, all that a connection wants do not: the record is sent."""
+    proxy.delay(80, each=True)
+    url = f"{proxy.url}?socket_timeout=1"
+    (metadata,) = send_one_by_one(colour, url, [b"slowly"])
+    assert metadata.offset == 0
+    assert proxy.tally["connections"] <= 2, "it was given up and tried anew"
+    assert [value for _, value in stored(running.url)] == [b"slowly"]
+
+
+@both
 def test_poll_comes_back_from_a_silent_server(colour: Colour, proxy: Proxy, running: Server) -> None:
     """poll() on a silent server returns nothing when the socket gives up; then reading goes on from the position."""
     url = f"{proxy.url}?socket_timeout=0.4"
