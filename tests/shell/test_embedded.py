@@ -163,6 +163,7 @@ def test_kill_and_start_keeps_data_and_address(binary: str) -> None:
     """After SIGKILL the server comes back with its data at the same URL, throw-away or not, with a port or without."""
     for port in (None, 0):
         with Server(port=port, binary=binary) as server, client(server) as plain:
+            servers.make_exact(server)
             plain.set("kept", "yes")
             url, pid = server.url, server.pid
             assert pid is not None

@@ -26,6 +26,7 @@ from streamlayer import Admin, Consumer, NewTopic, TopicPartition
 from streamlayer._core import calls
 from streamlayer._core.keys import partition_keys
 from streamlayer.embedded import Server
+from tests import servers
 from tests.lua.run import Log, Runner, word_of
 from tests.waiting import sync_wait_until
 
@@ -253,7 +254,7 @@ class World:
 
     def _exact(self) -> None:
         # Each write is in the file before it is answered; a fork for a rewrite would only take time.
-        self.redis.config_set("appendfsync", "no")
+        servers.make_exact(self.server)
         self.redis.config_set("auto-aof-rewrite-percentage", 0)
 
     @contextmanager

@@ -161,8 +161,8 @@ def client_of(server: Server) -> redis.Redis:
 
 def make_exact(server: Server) -> None:
     """Write before answering, so that the death of a process takes nothing; replicas follow at once."""
+    servers.make_exact(server)
     with client_of(server) as client:
-        client.config_set("appendfsync", "no")
         client.config_set("repl-diskless-sync-delay", "0")
 
 

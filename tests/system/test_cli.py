@@ -412,6 +412,7 @@ def test_reader_goes_away(cli: Cli) -> None:
 def test_consume_waits_out_a_restart(tmp_path: Path) -> None:
     """While the server is away `consume` waits, and goes on where it was."""
     with Server(tmp_path, binary=servers.binary("valkey")) as server:
+        servers.make_exact(server)
         cli = Cli(server.url, "restart")
         cli.fill("t", b"before")
         with cli.start("consume", "t") as process:

@@ -37,14 +37,8 @@ NOISE_MS = 350
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that a test may stop and kill."""
     with Server(binary=servers.binary(request.param), port=0) as running:
-        make_exact(running)
+        servers.make_exact(running)
         yield running
-
-
-def make_exact(server: Server) -> None:
-    """Write before answering; the setting does not survive a restart."""
-    with redis.Redis.from_url(server.url) as client:
-        client.config_set("appendfsync", "no")
 
 
 @pytest.fixture
@@ -138,7 +132,7 @@ def test_a_restarted_server_costs_nobody_anything(server: Server, crew: Crew) ->
     for _ in range(2):
         server.kill()
         server.start()
-        make_exact(server)
+        servers.make_exact(server)
         back = now_ns()
         took = flows_again(crew, set(range(crew.partitions)), back)
         logger.info("ms from the restart until all partitions are read: %d", took)

@@ -294,6 +294,7 @@ def test_delay(proxy: Proxy) -> None:
 def test_server_killed_behind_it() -> None:
     """When the server is down the proxy's connections break; when it is back they work, at the same address."""
     with Server(binary=servers.binary("valkey")) as server, Proxy(server.url) as proxy, connect(proxy.url) as client:
+        servers.make_exact(server)
         client.set("a", 1)
         server.kill()
         for _ in range(2):

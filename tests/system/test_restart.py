@@ -18,7 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import redis
 
 from streamlayer import Admin, Consumer, Producer, TopicPartition, aio
 from streamlayer.embedded import Server
@@ -34,7 +33,7 @@ pytestmark = [pytest.mark.system, pytest.mark.timeout(60)]
 def server(request: pytest.FixtureRequest) -> Iterator[Server]:
     """A server that a test may kill."""
     with Server(binary=servers.binary(request.param), port=0) as running:
-        make_exact(running)
+        servers.make_exact(running)
         yield running
 
 
@@ -45,12 +44,6 @@ def colour(request: pytest.FixtureRequest) -> Colour:
 
 
 both = pytest.mark.parametrize(("server", "colour"), [("valkey", "aio"), ("redis", "sync")], indirect=True)
-
-
-def make_exact(server: Server) -> None:
-    """Write before answering; the setting does not survive a restart."""
-    with redis.Redis.from_url(server.url) as client:
-        client.config_set("appendfsync", "no")
 
 
 def test_restart_under_load(colour: Colour, server: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -67,7 +60,7 @@ def test_restart_under_load(colour: Colour, server: Server, caplog: pytest.LogCa
             load.check()
             server.start()
             began = time.monotonic()
-            make_exact(server)
+            servers.make_exact(server)
             load.wait_acked(1)
             acked = time.monotonic() - began
             load.wait_read(1)
@@ -91,7 +84,7 @@ def test_position_outlives_restarts(server: Server) -> None:
         for _ in range(3):
             server.kill()
             server.start()
-            make_exact(server)
+            servers.make_exact(server)
             seen += [record.value for records in consumer.poll(5000, max_records=7).values() for record in records]
         producer.send_and_wait(TOPIC, b"100", partition=0)
         seen += [record.value for record in consumer.read_to_end()]
@@ -106,7 +99,7 @@ def test_a_slow_reader_crosses_restarts(colour: Colour, server: Server) -> None:
                 producer.send_and_wait(TOPIC, b"%d-%d-" % (life, number) + b"x" * 5000)
             server.kill()
             server.start()
-            make_exact(server)
+            servers.make_exact(server)
     options: dict[str, Any] = {"url": server.url, "max_partition_fetch_bytes": 1000, "auto_offset_reset": "none"}
     if colour == "sync":
         with Consumer(TOPIC, **options) as consumer:
@@ -133,7 +126,7 @@ def test_away_for_longer_than_delivery_timeout(colour: Colour, server: Server) -
         sync_wait_until(lambda: "it was not written" in "".join(map(str, load.errors[1:])), "sends fail")
         took = time.monotonic() - began
         server.start()
-        make_exact(server)
+        servers.make_exact(server)
         load.wait_acked(200)
         load.wait_read(200)
     texts = [str(error) for error in load.errors]
@@ -145,13 +138,13 @@ def test_away_for_longer_than_delivery_timeout(colour: Colour, server: Server) -
 def test_killed_at_random_moments(colour: Colour) -> None:
     """Killed eight times a few milliseconds after it answers, while it loads or while clients reconnect."""
     with Server(port=0, binary=servers.binary("valkey")) as server:
-        make_exact(server)
+        servers.make_exact(server)
         with Load(colour, server.url, writers=2, readers=1) as load:
             for moment in range(8):
                 load.wait_acked(5 * moment + 1)
                 server.kill()
                 server.start()
-                make_exact(server)
+                servers.make_exact(server)
             load.wait_acked(100)
             load.wait_read(100)
         assert load.errors == []

@@ -220,6 +220,7 @@ def test_a_child_dies_while_the_server_is_away(tmp_path: Path) -> None:
     ):
         with Admin(url=server.url) as admin:
             admin.create_topics([NewTopic("orders", 4)], exist_ok=True)
+        servers.make_exact(server)
         crew.wait_until_ready()
         sync_wait_until(lambda: sorted(members(server.url).values()) == [2, 2], "both have partitions")
         server.kill()

@@ -182,6 +182,7 @@ async def test_a_server_that_goes_away_and_comes_back(own_server: Server) -> Non
         handled.append(value)
         return value
 
+    servers.make_exact(own_server)
     await produce(args, "t", [b"%d" % i for i in range(10)])
     async with app:
         await until_done(args, "g", app)
@@ -197,6 +198,7 @@ async def test_a_server_that_goes_away_and_comes_back(own_server: Server) -> Non
 async def test_a_server_that_is_not_there_yet(own_server: Server) -> None:
     """A worker that starts before its server waits for it."""
     args = {"url": own_server.url}
+    servers.make_exact(own_server)
     await produce(args, "t", [b"x"])
     own_server.kill()
     handled: list[bytes] = []

@@ -15,6 +15,7 @@ from streamlayer import TopicPartition
 from streamlayer.aio import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from streamlayer.errors import LogTruncationError, UnknownTopicOrPartitionError
+from tests import servers
 from tests.beside import aio_beside
 from tests.shell.async_.reading import read, stored, stored_values
 from tests.waiting import aio_wait_until
@@ -91,12 +92,11 @@ async def test_none_raises_with_the_numbers(own_server: Server) -> None:
 
 async def test_a_restart_that_lost_nothing_is_not_noticed(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """Producer and consumer go on; nothing twice, nothing missing, no talk of loss."""
-    own = redis.Redis.from_url(own_server.url)
-    own.config_set("appendfsync", "always")
     async with Producer(url=own_server.url) as producer, Consumer("t", url=own_server.url) as consumer:
         await producer.send_and_wait("t", b"0", partition=0)
         assert len(await read(consumer, 1)) == 1
         for i in (1, 2):
+            servers.make_exact(own_server)
             own_server.kill()
             future = await producer.send("t", b"%d" % i, partition=0)
             own_server.start()
@@ -145,6 +145,7 @@ async def test_reading_to_an_end_that_was_lost(any_server: Server) -> None:
 
 async def test_a_server_that_is_away(any_server: Server) -> None:
     """A poll in between takes about its time and is empty; asking says so; everything goes on when it is back."""
+    servers.make_exact(any_server)
     await send(any_server, b"0")
     async with Consumer("t", url=any_server.url) as consumer:
         assert len(await read(consumer, 1)) == 1
@@ -160,6 +161,7 @@ async def test_a_server_that_is_away(any_server: Server) -> None:
 
 async def test_a_poll_keeps_to_its_time_while_the_server_is_away(any_server: Server) -> None:
     """Also where topics have to be looked up: a pattern, a topic that is waited for. And wakeup is heard."""
+    servers.make_exact(any_server)
     await send(any_server, b"0")
     async with Consumer(url=any_server.url) as consumer:
         consumer.subscribe(pattern=".*")
