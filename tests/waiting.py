@@ -16,7 +16,7 @@ T = TypeVar("T")
 _PAUSE_S = 0.005
 
 
-def sync_wait_until(predicate: Callable[[], T], description: str, *, timeout: float = 10.0) -> T:
+def sync_wait_until(predicate: Callable[[], T], description: str, *, timeout: float = 30.0) -> T:
     """Call `predicate` until its answer is true, and return that; fail after `timeout` seconds, saying what for."""
     deadline = time.monotonic() + timeout
     while not (answer := predicate()):
@@ -29,7 +29,7 @@ async def aio_wait_until(
     predicate: Callable[[], T | Awaitable[T]],
     description: str,
     *,
-    timeout: float = 10.0,  # noqa: ASYNC109 - it bounds the wait, it does not cancel
+    timeout: float = 30.0,  # noqa: ASYNC109 - it bounds the wait, it does not cancel
 ) -> T:
     """Do the same in asyncio; `predicate` may be a plain function or a coroutine function."""
     deadline = time.monotonic() + timeout

@@ -19,7 +19,7 @@ from tests.profiles import examples
 pytestmark = pytest.mark.timeout(500)
 
 T0, T1 = TopicPartition("t", 0), TopicPartition("t", 1)
-LONGEST_S, LONGEST_FAKE_S = 5.0, 45.0
+LONGEST_S, LONGEST_FAKE_S = 9.0, 60.0
 """A story with its spoiled key is over in this time; most take some ms. Of an infinite number fakeredis makes no answer
 at all: then a call is made again until its 10 s are over."""
 

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.timeout(500)
 
 T = TypeVar("T")
 TP = TopicPartition("orders", 0)
-LONGEST_S = 1.0
-"""No script takes so long, whatever it finds: the server does nothing else meanwhile."""
+LONGEST_S = 20.0
+"""No script takes so long, whatever it finds (a loop that was spoiled takes hours), on a machine that is busy, too."""
 
 
 class Asker(Runner):

@@ -181,7 +181,7 @@ def test_another_event_loop_is_told(any_server: Server) -> None:
             admin.list_topics,
         ):
             with pytest.raises(IllegalStateError, match="another event loop: make one inside the loop"):
-                await asyncio.wait_for(call(), 3)
+                await asyncio.wait_for(call(), 20)
 
     one = asyncio.new_event_loop()
     made = one.run_until_complete(use())
@@ -250,7 +250,7 @@ def test_a_forked_child_begins_anew(any_server: Server) -> None:
             begin = time.monotonic()
             await producer.send("t", b"parent again", partition=0)
             await producer.close()
-            assert time.monotonic() - begin < 2, "the parent's event loop has lost its connection"
+            assert time.monotonic() - begin < 4.5, "the parent's event loop has lost its connection"
             print(sorted([record.value async for record in consumer.read_to_end()]))
             await consumer.close()
         asyncio.run(main())

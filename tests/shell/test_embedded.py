@@ -114,7 +114,7 @@ def is_gone(pid: int) -> bool:
 
 def wait_until_gone(pid: int) -> None:
     """Wait until the server has ended."""
-    sync_wait_until(lambda: is_gone(pid), f"the end of server {pid}", timeout=5)
+    sync_wait_until(lambda: is_gone(pid), f"the end of server {pid}")
 
 
 def folder_of(server: Server) -> Path:

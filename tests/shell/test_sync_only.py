@@ -102,7 +102,7 @@ def test_a_callback_may_send(sync_args: dict[str, Any]) -> None:
         first.add_done_callback(lambda _: sent.append(producer.send("t", b"second", partition=0)))
         first.result()
         sync_wait_until(lambda: sent, "the callback's record")
-        assert sent[0].result(timeout_ms=5000).offset == 1
+        assert sent[0].result(timeout_ms=20_000).offset == 1
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
@@ -116,8 +116,8 @@ def test_a_callback_that_ends_its_thread_harms_nobody(sync_args: dict[str, Any])
         futures = [producer.send("t", b"%d" % n, partition=n) for n in range(4)]
         futures[0].add_done_callback(end)
         for future in futures:
-            sync_wait_until(future.done, "every future", timeout=3)
-        assert producer.send("t", b"later", partition=0).result(timeout_ms=3000).offset == 1
+            sync_wait_until(future.done, "every future")
+        assert producer.send("t", b"later", partition=0).result(timeout_ms=20_000).offset == 1
 
 
 # --- threads --------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def test_many_threads_begin_at_once(sync_args: dict[str, Any]) -> None:
             for thread in threads:
                 thread.join()
             assert errors == []
-            producer.flush(timeout_ms=5000)
+            producer.flush(timeout_ms=20_000)
             assert all(future.done() for future in futures)
             producer.close()
             assert sorted(stored_values(sync_args, topic)) == [b"%d" % n for n in range(8)]
@@ -408,7 +408,7 @@ def test_a_producer_that_is_dropped_still_sends(sync_args: dict[str, Any]) -> No
     gc.collect()
     with Consumer("t", **sync_args) as consumer:
         assert [record.value for record in read(consumer, 1)] == [b"x"]
-    sync_wait_until(lambda: threading.active_count() <= before, "the dropped producer's thread to end", timeout=3)
+    sync_wait_until(lambda: threading.active_count() <= before, "the dropped producer's thread to end")
 
 
 def test_a_consumer_that_is_dropped_ends_its_thread(any_server: Server) -> None:
@@ -421,7 +421,7 @@ def test_a_consumer_that_is_dropped_ends_its_thread(any_server: Server) -> None:
     consumer.poll(50)
     del consumer
     gc.collect()
-    sync_wait_until(lambda: threading.active_count() <= before, "the dropped consumer's thread to end", timeout=3)
+    sync_wait_until(lambda: threading.active_count() <= before, "the dropped consumer's thread to end")
 
 
 READER = """

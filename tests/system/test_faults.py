@@ -377,7 +377,7 @@ def test_a_refused_record_is_certainly_not_written(colour: Colour, proxy: Proxy,
     for error in (sent.first, sent.second):
         assert type(error) is ServerUnavailableError
         assert re.search(r"orders\[\d\].*delivery_timeout_ms=700.*it was not written", str(error))
-    assert 0.6 < sent.seconds < 2.5
+    assert 0.6 < sent.seconds < 4.5
     assert stored(running.url) == [(0, b"after")]
     assert sent.after.offset == 0
 
@@ -411,7 +411,7 @@ def test_what_a_silent_server_may_have_is_unknown(colour: Colour, proxy: Proxy, 
     assert type(sent.first) is RequestTimedOutError
     assert "may be in the log" in str(sent.first)
     assert "it was not written" in str(sent.second)
-    assert 0.9 < sent.seconds < 3
+    assert 0.9 < sent.seconds < 4.5
     assert [value for _, value in stored(running.url)] == [b"before", b"first", b"after"]
     assert sent.after.offset == 2
 
@@ -421,7 +421,7 @@ def test_delivery_timeout_bounds_a_silent_server(colour: Colour, proxy: Proxy, r
     """With nothing tuned, a server that takes the bytes and never answers holds a record for no longer than asked."""
     sent = send_while_away(colour, proxy.url, proxy, proxy.blackhole, timeout_ms=1000, warm=True)
     assert "may be in the log" in str(sent.first)
-    assert sent.seconds < 2.5
+    assert sent.seconds < 4.5
 
 
 @both
@@ -480,7 +480,7 @@ def test_poll_comes_back_from_a_silent_server(colour: Colour, proxy: Proxy, runn
                 return took, records
 
         took, records = asyncio.run(poll())
-    assert 0.9 < took < 3
+    assert 0.9 < took < 4.5
     assert [record.value for record in records] == [b"two"]
 
 

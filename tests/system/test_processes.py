@@ -313,7 +313,7 @@ say("end")
             code, _, errors = running.end()
             took = time.monotonic() - began
     assert code == 0
-    assert took < 6.5
+    assert took < 9  # what has to be waited for, twice, would be ten
     assert "left" in errors
     assert "Traceback" not in errors
     assert "secret" not in errors
@@ -359,7 +359,7 @@ def test_ctrl_c_in_a_read_loop(server: Server, colour: str, *, traffic: bool) ->
         code, said, errors = running.end()
     assert (code, errors) == (0, "")
     assert said.endswith("interrupted\n")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4.5
 
 
 @pytest.mark.parametrize("colour", ["sync", "aio"])
@@ -499,7 +499,7 @@ def test_sigterm_through_wakeup(server: Server, colour: str, args: list[str], *,
         began = time.monotonic()
         running.process.send_signal(signal.SIGTERM)
         running.expect("ended")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4.5
         code, said, errors = running.end()
     assert (code, errors) == (0, "")
     assert said.endswith(f"seen {total}\n")

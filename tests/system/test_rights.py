@@ -124,7 +124,7 @@ def test_each_right_is_needed(server: Server, client: redis.Redis, command: str)
         everything(url)
     assert isinstance(caught.value, AuthorizationError), caught.value
     assert re.search(rf"give the user .*\+{re.escape(command)}\b", str(caught.value)), caught.value
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 8
 
 
 def test_another_database_is_a_right_too(server: Server, client: redis.Redis) -> None:
@@ -200,4 +200,4 @@ def test_a_wrong_password_is_told_at_once(server: Server, client: redis.Redis) -
         producer.send_and_wait("t", b"a")
     with pytest.raises(AuthenticationFailedError):
         asyncio.run(everything_aio(url))
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # else it is tried for ten

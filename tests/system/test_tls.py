@@ -67,12 +67,11 @@ def test_everything_through_tls(address: str, authority: Path) -> None:
     with Admin(url=url) as admin, Producer(url=url) as producer:
         admin.create_topics(["t"])
         with Consumer("t", url=url, group_id="g") as consumer:
-            consumer.wait_for_assignment(timeout_ms=5000)
+            consumer.wait_for_assignment(timeout_ms=20_000)
             assert consumer.poll(50) == {}
-            began = time.monotonic()
+            consumer._check_at = 1 << 60  # it does not look by itself: it is woken
             producer.send_and_wait("t", b"a")
-            assert [r.value for records in consumer.poll(5000).values() for r in records] == [b"a"]
-            assert time.monotonic() - began < 0.9, "it was woken"
+            assert [r.value for records in consumer.poll(20_000).values() for r in records] == [b"a"]
             consumer.commit()
         admin.delete_groups(["g"])
         admin.delete_topics(["t"])
@@ -89,7 +88,7 @@ def test_everything_through_tls_aio(address: str, authority: Path) -> None:
         async with aio.Admin(url=url) as admin, aio.Producer(url=url) as producer:
             await admin.create_topics(["u"])
             async with aio.Consumer("u", url=url, group_id="g") as consumer:
-                await consumer.wait_for_assignment(timeout_ms=5000)
+                await consumer.wait_for_assignment(timeout_ms=20_000)
                 assert await consumer.poll(50) == {}
                 await producer.send_and_wait("u", b"a")
                 assert [r.value for records in (await consumer.poll(5000)).values() for r in records] == [b"a"]
@@ -123,7 +122,7 @@ def test_a_server_that_nobody_vouches_for_is_refused_at_once(address: str, autho
 
     with pytest.raises(ServerUnavailableError, match="certificate verify failed"):
         asyncio.run(story())
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 8  # else it is tried for ten
 
 
 def test_a_server_that_asks_who_we_are(address: str, authority: Path) -> None:
@@ -136,7 +135,7 @@ def test_a_server_that_asks_who_we_are(address: str, authority: Path) -> None:
             began = time.monotonic()
             with pytest.raises(ServerUnavailableError), Producer(url=url):
                 raise AssertionError("it connected")
-            assert time.monotonic() - began < 2
+            assert time.monotonic() - began < 8  # else it is tried for ten
             with Producer(url=f"{url}&ssl_certfile={client}&ssl_keyfile={client}") as producer:
                 assert producer.send_and_wait("w", b"a").offset == 0
             findings, _ = Cli(f"{url}&ssl_certfile={client}&ssl_keyfile={client}", "sl").run("doctor", status=1)

@@ -14,6 +14,7 @@ from streamlayer.embedded import Server
 from streamlayer.errors import PartitionDamagedError, UnknownTopicOrPartitionError
 from tests.shell.async_.members import GROUP, create, member, partitions, produce
 from tests.shell.async_.reading import read, stored_values
+from tests.waiting import aio_wait_until
 
 TP = TopicPartition("t", 0)
 COUNT = 3
@@ -30,16 +31,24 @@ def damage(client: redis.Redis, namespace: str) -> None:
     client.hset(key_of(namespace), "damaged", "torn")
 
 
-async def polled(consumer: Consumer, seconds: float) -> tuple[list[bytes], list[PartitionDamagedError]]:
-    """Poll for a time: the values, sorted, and the errors."""
+async def polled(
+    consumer: Consumer, seconds: float, count: int, *, told: bool = True
+) -> tuple[list[bytes], list[PartitionDamagedError]]:
+    """Poll until so many records have come and it was told, and then for a time: the values, sorted, and the errors."""
     values: list[bytes] = []
     errors: list[PartitionDamagedError] = []
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+
+    async def poll() -> bool:
         try:
-            values += [record.value for records in (await consumer.poll(20)).values() for record in records]
+            values.extend(record.value for records in (await consumer.poll(20)).values() for record in records)
         except PartitionDamagedError as error:
             errors.append(error)
+        return len(values) >= count and bool(errors) == told
+
+    await aio_wait_until(poll, f"{count} records come, and it is told")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        await poll()
     return sorted(values), errors
 
 
@@ -67,7 +76,7 @@ async def test_the_others_are_read_and_it_goes_on_when_it_is_mended(
         if how == "after":
             await consumer.seek_to_beginning()
             damage(redis_client, namespace)
-        values, errors = await polled(consumer, 0.5)
+        values, errors = await polled(consumer, 0.5, 6)
         assert values == [b"1", b"2", b"4", b"5", b"7", b"8"]
         assert 1 <= len(errors) <= 5  # of some thirty polls: at first, when its channel is heard, in its turn
         with pytest.raises(PartitionDamagedError, match=STEP):
@@ -83,7 +92,7 @@ async def test_paused_it_is_not_told(aio_args: dict[str, Any], namespace: str, r
     damage(redis_client, namespace)
     async with Consumer("t", **aio_args) as consumer:
         consumer.pause(TP)
-        values, errors = await polled(consumer, 0.3)
+        values, errors = await polled(consumer, 0.3, 2, told=False)
         assert (values, errors) == ([b"1", b"2"], [])
 
 
@@ -128,7 +137,7 @@ async def test_what_only_readers_have_met_is_repaired_too(
                 await producer.send_and_wait("t", b"%d" % i + bytes(5000), partition=partition)
         redis_client.hdel(f"{namespace}:t:{{t:0}}:log:0", f"{1:016d}")
         async with Consumer("t", **aio_args) as consumer:
-            values, errors = await polled(consumer, 0.3)
+            values, errors = await polled(consumer, 0.3, 4)
         assert [value[:1] for value in values] == [b"0", b"0", b"1", b"2"]
         with pytest.raises(PartitionDamagedError, match=r"field 0000000000000001 is gone.*streamlayer topics repair t"):
             raise errors[0]
@@ -175,7 +184,7 @@ async def test_a_group_commits_what_it_reads_beside_it(
     await produce(aio_args, range(3 * COUNT), count=COUNT)
     damage(redis_client, namespace)
     async with member(aio_args, "t") as consumer:
-        values, errors = await polled(consumer, 0.4)
+        values, errors = await polled(consumer, 0.4, 6)
         assert len(values) == 6
         assert errors
         await consumer.commit()

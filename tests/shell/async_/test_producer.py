@@ -80,14 +80,14 @@ async def test_linger_ends_by_itself(aio_args: dict[str, Any]) -> None:
     for linger_ms in (0, 20):
         async with Producer(**aio_args, linger_ms=linger_ms) as producer:
             future = await producer.send("t", b"x", b"k")
-            await aio_wait_until(future.done, f"a record to be sent by itself with linger_ms={linger_ms}", timeout=5)
+            await aio_wait_until(future.done, f"a record to be sent by itself with linger_ms={linger_ms}")
 
 
 async def test_a_full_batch_does_not_linger(aio_args: dict[str, Any]) -> None:
     """What does not fit the open batch seals it, and it goes at once; the rest stays behind."""
     async with Producer(**aio_args, linger_ms=LONG_MS, batch_size=1000) as producer:
         futures = [await producer.send("t", b"x" * 100, b"k") for _ in range(20)]
-        await aio_wait_until(futures[0].done, "the first batch to be sent because it was full", timeout=5)
+        await aio_wait_until(futures[0].done, "the first batch to be sent because it was full")
         assert not futures[-1].done()
 
 
@@ -255,7 +255,7 @@ async def test_acks_0_follows_the_log_into_its_next_segments(aio_args: dict[str,
         for i in range(60):
             await producer.send("t", b"%03d" % i + b"x" * 1000)
             await producer.flush()
-        await aio_wait_until(lambda: end_is(consumer, 60), "all records of four segments", timeout=2)
+        await aio_wait_until(lambda: end_is(consumer, 60), "all records of four segments")
 
 
 @pytest.mark.parametrize("idempotent", [True, False])

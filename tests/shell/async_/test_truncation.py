@@ -140,7 +140,7 @@ async def test_reading_to_an_end_that_was_lost(any_server: Server) -> None:
         async def rest() -> list[bytes]:
             return [record.value async for record in reading]
 
-        assert (first.value, await aio_beside(rest).result(timeout=5)) == (b"0", [b"1", b"2"])
+        assert (first.value, await aio_beside(rest).result()) == (b"0", [b"1", b"2"])
 
 
 async def test_a_server_that_is_away(any_server: Server) -> None:
@@ -168,7 +168,7 @@ async def test_a_poll_keeps_to_its_time_while_the_server_is_away(any_server: Ser
         assert len(await read(consumer, 1)) == 1
         any_server.kill()
         polling = aio_beside(lambda: consumer.poll(700))
-        assert await polling.result(timeout=3) == {}
+        assert await polling.result() == {}
         consumer.wakeup()
         assert await consumer.poll(20_000) == {}
         any_server.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from typing import Any
@@ -18,6 +17,7 @@ from tests.shell.async_.reading import read
 from tests.waiting import aio_wait_until
 
 TP = TopicPartition("t", 0)
+NEVER = 1 << 60
 
 
 def is_armed(client: redis.Redis, namespace: str, partition: int = 0) -> bool:
@@ -25,28 +25,26 @@ def is_armed(client: redis.Redis, namespace: str, partition: int = 0) -> bool:
     return client.hget(f"{namespace}:t:{{t:{partition}}}:meta", "armed") is not None
 
 
-async def latency(
+async def expect_wake_up(
     producer: Producer, consumer: Consumer, client: redis.Redis, namespace: str, partition: int = 0
-) -> float:
-    """Seconds from an append to the poll that was waiting for it."""
-    polling = aio_beside(lambda: consumer.poll(10_000))
+) -> None:
+    """An append wakes the poll that waits for it: it does not look by itself, as it would each second."""
+    consumer._check_at = NEVER
+    polling = aio_beside(lambda: consumer.poll(60_000))
     await aio_wait_until(lambda: is_armed(client, namespace, partition), "the consumer to wait at the log's end")
-    begin = time.monotonic()
     await producer.send_and_wait("t", b"x", partition=partition)
-    polled = await polling.result()
-    assert list(polled) == [TopicPartition("t", partition)]
-    return time.monotonic() - begin
+    assert list(await polling.result()) == [TopicPartition("t", partition)]
 
 
 async def test_an_append_wakes_a_waiting_poll(
     aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis
 ) -> None:
-    """The median of five is far below the second after which it would look by itself."""
+    """Each time, and not because it looks by itself."""
     async with Producer(**aio_args) as producer, Consumer("t", **aio_args) as consumer:
         await producer.partitions_for("t")
         await consumer.poll(20)
-        took = [await latency(producer, consumer, redis_client, namespace) for _ in range(5)]
-        assert statistics.median(took) < 0.25
+        for _ in range(5):
+            await expect_wake_up(producer, consumer, redis_client, namespace)
 
 
 async def test_an_append_wakes_it_after_another_assignment(
@@ -58,8 +56,8 @@ async def test_an_append_wakes_it_after_another_assignment(
         for partition in (0, 1, 2):
             consumer.assign([TopicPartition("t", partition)])
             await consumer.poll(20)
-            took = [await latency(producer, consumer, redis_client, namespace, partition) for _ in range(3)]
-            assert statistics.median(took) < 0.25
+            for _ in range(3):
+                await expect_wake_up(producer, consumer, redis_client, namespace, partition)
 
 
 async def test_nobody_is_woken_for_nothing(aio_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
@@ -170,22 +168,24 @@ async def test_an_idle_consumer_asks_little(any_server: Server, any_client: redi
         await admin.create_topics([NewTopic("t", 40)])
         await consumer.poll(100)
         any_client.config_resetstat()
-        seconds = 1.5
-        assert await consumer.poll(int(seconds * 1000)) == {}
+        begin = time.monotonic()
+        assert await consumer.poll(1500) == {}
+        seconds = time.monotonic() - begin
         stats = any_client.info("commandstats")
         calls = {name: stats[f"cmdstat_{name}"]["calls"] for name in ours if f"cmdstat_{name}" in stats}
         assert sum(calls.values()) - 1 <= 3 * seconds + 1, calls  # one INFO was this test's
 
 
-async def test_a_consumer_closes_at_once(aio_args: dict[str, Any]) -> None:
-    """Also one that has listened for wake-ups: what runs beside ends when it is told to."""
+async def test_a_consumer_closes_at_once(aio_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that has listened for wake-ups: what runs beside ends when it is told to, and not at its next ping."""
+    monkeypatch.setattr("streamlayer._async.subscriber.PING_MS", 60_000)
     async with Admin(**aio_args) as admin:
         await admin.create_topics(["t"])
     consumer = Consumer("t", **aio_args)
     await consumer.poll(50)
     begin = time.monotonic()
     await consumer.close()
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("timeout_ms", [30, 300])
@@ -201,5 +201,5 @@ async def test_a_lost_subscription_is_made_again(any_server: Server, any_client:
             assert len(await read(consumer, 1)) == 1
         await consumer.poll(50)
         await aio_wait_until(lambda: any_client.pubsub_channels("sl:t:{t:0}*"), "the consumer to listen again")
-        took = [await latency(producer, consumer, any_client, "sl") for _ in range(3)]
-        assert statistics.median(took) < 0.25
+        for _ in range(3):
+            await expect_wake_up(producer, consumer, any_client, "sl")

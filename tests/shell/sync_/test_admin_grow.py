@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
@@ -117,7 +116,7 @@ def test_wrong_words(sync_args: dict[str, Any]) -> None:
 def test_a_consumer_reads_new_partitions_at_once_from_their_first_record(
     sync_args: dict[str, Any], reset: Any
 ) -> None:
-    """Well under a second after the growth its first record is there, with `latest` too: none is passed over."""
+    """It hears of the growth, and its first record is there, with `latest` too: none is passed over."""
     with Admin(**sync_args) as admin:
         admin.create_topics([NewTopic("t", 1)])
         with Producer(**sync_args) as producer:
@@ -127,15 +126,14 @@ def test_a_consumer_reads_new_partitions_at_once_from_their_first_record(
                 assert [record.value for record in read(consumer, 1)] == [b"old"]
             else:
                 assert consumer.poll(0) == {}
-            polling = sync_beside(lambda: consumer.poll(10_000))
+            consumer._check_at = 1 << 60  # it does not look by itself each second
+            polling = sync_beside(lambda: consumer.poll(60_000))
             sync_wait_until(lambda: consumer.health().state == "ok", "the consumer to wait")
-            began = time.monotonic()
             admin.create_partitions({"t": 3})
             with Producer(**sync_args) as producer:
                 for number in (1, 2):
                     producer.send_and_wait("t", b"%d" % number, partition=number)
             values = [r.value for part in (polling.result()).values() for r in part]
-            assert time.monotonic() - began < 1
             while len(values) < 2:
                 values += [r.value for part in (consumer.poll(5000)).values() for r in part]
             assert sorted(values) == [b"1", b"2"]

@@ -77,10 +77,12 @@ def test_an_empty_poll_takes_its_time_and_no_more(sync_args: dict[str, Any]) -> 
         admin.create_topics(["t"])
         consumer.poll(0)
         for timeout_ms in (0, 300):
-            begin = time.monotonic()
-            assert consumer.poll(timeout_ms) == {}
-            took = (time.monotonic() - begin) * 1000
-            assert timeout_ms * 0.9 <= took < timeout_ms + 250
+            took: list[float] = []
+            for _ in range(3):
+                begin = time.monotonic()
+                assert consumer.poll(timeout_ms) == {}
+                took.append((time.monotonic() - begin) * 1000)
+            assert timeout_ms * 0.9 <= min(took) < timeout_ms + 250  # of three: a busy machine may take its time once
 
 
 def test_what_is_there_comes_without_waiting(sync_args: dict[str, Any]) -> None:

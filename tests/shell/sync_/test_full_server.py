@@ -52,7 +52,7 @@ def test_after_delivery_timeout_it_is_an_error(any_server: Server, any_client: r
         begin = time.monotonic()
         with pytest.raises(ServerFullError, match=r"t\[0\].*delivery_timeout_ms=300; it was not written.*maxmemory"):
             producer.send_and_wait("t", b"lost", partition=0)
-        assert 0.25 < time.monotonic() - begin < 3
+        assert 0.25 < time.monotonic() - begin < 10
         for i in range(3):
             producer.send("t", b"lost too", partition=i)
         with pytest.raises(ServerFullError):
@@ -76,7 +76,7 @@ def test_a_full_buffer_is_an_error_after_max_block(any_server: Server, any_clien
                 begin = time.monotonic()
                 producer.send("t", b"%d" % i + b"x" * 1000, partition=0)
                 taken.append(b"%d" % i + b"x" * 1000)
-        assert 0.15 < time.monotonic() - begin < 2
+        assert 0.15 < time.monotonic() - begin < 10
         assert 60 < len(taken) < 130
         with pytest.raises(BufferFullError):
             producer.send_many("t", [b"y" * 1000] * 5, partition=0)
@@ -136,7 +136,7 @@ def test_creating_on_a_full_server_is_told(own_server: Server, own_client: redis
         begin = time.monotonic()
         with pytest.raises(ServerFullError, match="maxmemory"):
             producer.send("t", b"x")
-        assert time.monotonic() - begin < 3
+        assert time.monotonic() - begin < 10
         make_room(own_client)
         producer.send_and_wait("t", b"y")
     with Admin(url=own_server.url) as admin:
@@ -154,7 +154,7 @@ def test_closing_with_a_time_limit(any_server: Server, any_client: redis.Redis) 
     begin = time.monotonic()
     with pytest.raises(RequestTimedOutError):
         producer.close(timeout_ms=200)
-    assert time.monotonic() - begin < 3
+    assert time.monotonic() - begin < 10
     assert future.done()
     assert isinstance(future.exception(), RequestTimedOutError)
     make_room(any_client)

@@ -51,11 +51,12 @@ def test_fetch_min_bytes_waits_for_enough(sync_args: dict[str, Any]) -> None:
         with Consumer("t", **sync_args, fetch_min_bytes=10_000, fetch_max_wait_ms=300) as consumer:
             begin = time.monotonic()
             assert len(read(consumer, 1)) == 1
-            assert 0.25 < time.monotonic() - begin < 2
-            producer.send_many("t", [b"x" * 1000] * 20, partition=0)
+            assert 0.25 < time.monotonic() - begin < 10
+        producer.send_many("t", [b"x" * 1000] * 20, partition=0)
+        with Consumer("t", **sync_args, fetch_min_bytes=10_000, fetch_max_wait_ms=60_000) as consumer:
             begin = time.monotonic()
-            assert len(read(consumer, 20)) == 20
-            assert time.monotonic() - begin < 0.25
+            assert sum(map(len, (consumer.poll(60_000)).values())) == 21
+            assert time.monotonic() - begin < 10
 
 
 def test_a_poll_does_not_wait_longer_than_it_was_told(sync_args: dict[str, Any]) -> None:
@@ -65,7 +66,7 @@ def test_a_poll_does_not_wait_longer_than_it_was_told(sync_args: dict[str, Any])
     with Consumer("t", **sync_args, fetch_min_bytes=10_000, fetch_max_wait_ms=20_000) as consumer:
         begin = time.monotonic()
         assert len((consumer.poll(200))[TP]) == 1
-        assert 0.15 < time.monotonic() - begin < 2
+        assert 0.15 < time.monotonic() - begin < 10
 
 
 def test_what_was_fetched_is_not_waited_for_again(sync_args: dict[str, Any]) -> None:
@@ -78,7 +79,7 @@ def test_what_was_fetched_is_not_waited_for_again(sync_args: dict[str, Any]) -> 
     ) as consumer:
         begin = time.monotonic()
         assert len(read(consumer, 500)) == 500
-        assert time.monotonic() - begin < 1.5
+        assert time.monotonic() - begin < 5  # 25 polls of 400 ms would be 10 s
 
 
 # --- writing --------------------------------------------------------------------------------------------------------

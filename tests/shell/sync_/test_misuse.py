@@ -264,7 +264,7 @@ def test_use_after_close_is_told(sync_args: dict[str, Any]) -> None:
         lambda: producer.partitions_for("other"),
     ):
         with pytest.raises(IllegalStateError, match="closed"):
-            sync_beside(call).result(timeout=3)
+            sync_beside(call).result()
     with pytest.raises(IllegalStateError, match="closed"):
         with producer:
             pass
@@ -293,7 +293,7 @@ def expect_from_all(error: type[StreamlayerError], why: str, **options: Any) -> 
             call()
     for client in (producer, consumer, admin):
         client.close()
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 9  # a server that may come back is tried for ten
 
 
 def test_an_unreachable_server_is_told_at_once() -> None:

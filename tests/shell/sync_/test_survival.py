@@ -39,8 +39,9 @@ from tests.waiting import sync_wait_until
 
 COUNT = 12
 """Partitions: a fault strikes all of them in one round."""
-RECOVERED_S = 2.5
-POLL_S = 2.0
+RECOVERED_S = 4.5
+POLL_S = 4.5
+"""Below the five seconds that a silent server is listened to."""
 
 
 @pytest.fixture
@@ -265,7 +266,7 @@ def test_who_asks_is_told_in_time(place: Place) -> None:
             began = time.monotonic()
             with pytest.raises((RequestTimedOutError, ServerUnavailableError)):
                 admin._client.topics(500)
-            assert 0.2 < time.monotonic() - began < 2
+            assert 0.2 < time.monotonic() - began < 8
             place.proxy.heal()
             assert admin.list_topics() == []
 

@@ -140,7 +140,7 @@ def test_reading_to_an_end_that_was_lost(any_server: Server) -> None:
         def rest() -> list[bytes]:
             return [record.value for record in reading]
 
-        assert (first.value, sync_beside(rest).result(timeout=5)) == (b"0", [b"1", b"2"])
+        assert (first.value, sync_beside(rest).result()) == (b"0", [b"1", b"2"])
 
 
 def test_a_server_that_is_away(any_server: Server) -> None:
@@ -168,7 +168,7 @@ def test_a_poll_keeps_to_its_time_while_the_server_is_away(any_server: Server) -
         assert len(read(consumer, 1)) == 1
         any_server.kill()
         polling = sync_beside(lambda: consumer.poll(700))
-        assert polling.result(timeout=3) == {}
+        assert polling.result() == {}
         consumer.wakeup()
         assert consumer.poll(20_000) == {}
         any_server.start()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from typing import Any
@@ -18,6 +17,7 @@ from tests.shell.sync_.reading import read
 from tests.waiting import sync_wait_until
 
 TP = TopicPartition("t", 0)
+NEVER = 1 << 60
 
 
 def is_armed(client: redis.Redis, namespace: str, partition: int = 0) -> bool:
@@ -25,28 +25,26 @@ def is_armed(client: redis.Redis, namespace: str, partition: int = 0) -> bool:
     return client.hget(f"{namespace}:t:{{t:{partition}}}:meta", "armed") is not None
 
 
-def latency(
+def expect_wake_up(
     producer: Producer, consumer: Consumer, client: redis.Redis, namespace: str, partition: int = 0
-) -> float:
-    """Seconds from an append to the poll that was waiting for it."""
-    polling = sync_beside(lambda: consumer.poll(10_000))
+) -> None:
+    """An append wakes the poll that waits for it: it does not look by itself, as it would each second."""
+    consumer._check_at = NEVER
+    polling = sync_beside(lambda: consumer.poll(60_000))
     sync_wait_until(lambda: is_armed(client, namespace, partition), "the consumer to wait at the log's end")
-    begin = time.monotonic()
     producer.send_and_wait("t", b"x", partition=partition)
-    polled = polling.result()
-    assert list(polled) == [TopicPartition("t", partition)]
-    return time.monotonic() - begin
+    assert list(polling.result()) == [TopicPartition("t", partition)]
 
 
 def test_an_append_wakes_a_waiting_poll(
     sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis
 ) -> None:
-    """The median of five is far below the second after which it would look by itself."""
+    """Each time, and not because it looks by itself."""
     with Producer(**sync_args) as producer, Consumer("t", **sync_args) as consumer:
         producer.partitions_for("t")
         consumer.poll(20)
-        took = [latency(producer, consumer, redis_client, namespace) for _ in range(5)]
-        assert statistics.median(took) < 0.25
+        for _ in range(5):
+            expect_wake_up(producer, consumer, redis_client, namespace)
 
 
 def test_an_append_wakes_it_after_another_assignment(
@@ -58,8 +56,8 @@ def test_an_append_wakes_it_after_another_assignment(
         for partition in (0, 1, 2):
             consumer.assign([TopicPartition("t", partition)])
             consumer.poll(20)
-            took = [latency(producer, consumer, redis_client, namespace, partition) for _ in range(3)]
-            assert statistics.median(took) < 0.25
+            for _ in range(3):
+                expect_wake_up(producer, consumer, redis_client, namespace, partition)
 
 
 def test_nobody_is_woken_for_nothing(sync_args: dict[str, Any], namespace: str, redis_client: redis.Redis) -> None:
@@ -170,22 +168,24 @@ def test_an_idle_consumer_asks_little(any_server: Server, any_client: redis.Redi
         admin.create_topics([NewTopic("t", 40)])
         consumer.poll(100)
         any_client.config_resetstat()
-        seconds = 1.5
-        assert consumer.poll(int(seconds * 1000)) == {}
+        begin = time.monotonic()
+        assert consumer.poll(1500) == {}
+        seconds = time.monotonic() - begin
         stats = any_client.info("commandstats")
         calls = {name: stats[f"cmdstat_{name}"]["calls"] for name in ours if f"cmdstat_{name}" in stats}
         assert sum(calls.values()) - 1 <= 3 * seconds + 1, calls  # one INFO was this test's
 
 
-def test_a_consumer_closes_at_once(sync_args: dict[str, Any]) -> None:
-    """Also one that has listened for wake-ups: what runs beside ends when it is told to."""
+def test_a_consumer_closes_at_once(sync_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that has listened for wake-ups: what runs beside ends when it is told to, and not at its next ping."""
+    monkeypatch.setattr("streamlayer._sync.subscriber.PING_MS", 60_000)
     with Admin(**sync_args) as admin:
         admin.create_topics(["t"])
     consumer = Consumer("t", **sync_args)
     consumer.poll(50)
     begin = time.monotonic()
     consumer.close()
-    assert time.monotonic() - begin < 0.5
+    assert time.monotonic() - begin < 10
 
 
 @pytest.mark.parametrize("timeout_ms", [30, 300])
@@ -201,5 +201,5 @@ def test_a_lost_subscription_is_made_again(any_server: Server, any_client: redis
             assert len(read(consumer, 1)) == 1
         consumer.poll(50)
         sync_wait_until(lambda: any_client.pubsub_channels("sl:t:{t:0}*"), "the consumer to listen again")
-        took = [latency(producer, consumer, any_client, "sl") for _ in range(3)]
-        assert statistics.median(took) < 0.25
+        for _ in range(3):
+            expect_wake_up(producer, consumer, any_client, "sl")
