@@ -65,7 +65,7 @@ class PartitionPosition:
     :ivar buffered: bytes that were fetched and may not all be handed out.
     :ivar cut_back: the server lost records that were read; ended by who has taken note of it.
     :ivar sought: how many seeks there were.
-    :ivar placed: whether something was fetched since the last: the segment is known then.
+    :ivar placed: whether the server has answered since the last: the segment is known then.
     :ivar left: how far this reader had come before, under an earlier assignment; looked at with the next fetch.
     :ivar metadata: the text beside the committed offset at which it was taken up.
     :ivar cut_off: what is behind them cannot be fetched; they are handed out first.

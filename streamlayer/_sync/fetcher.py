@@ -169,6 +169,7 @@ class Fetcher:
             position.segment = int(outcome.detail)
             if position.sought > FIRST_SEEK and not position.placed:
                 self._offsets.learn(position)  # who seeks once will seek again
+            position.placed = True  # from here on the server's word counts: what was learnt may be of a lost history
             return None
         error: StreamlayerError = outcome.error if isinstance(outcome, Unanswered) else outcome
         if error.retriable:

@@ -45,7 +45,7 @@ class Place:
 
     :ivar topic_id: the log; ``None`` when it has not begun.
     :ivar position: the next offset.
-    :ivar before: the log and the offset when it was told that the topic is gone.
+    :ivar before: the log, the offset and what was read when it was told that the topic is gone, until it begins again.
     :ivar read: what was read without a gap up to there: of all that, one history must be the source.
     """
 
@@ -53,7 +53,7 @@ class Place:
         self.topic_id: str | None = None
         self.position: int | None = None
         self.read: list[int] = []
-        self.before: tuple[str | None, int | None] | None = None
+        self.before: tuple[str, int | None, list[int]] | None = None
 
     def go(self, position: int | None) -> None:
         """Begin elsewhere."""
@@ -97,8 +97,11 @@ class Reader:
             assert place.position is None
             place.topic_id = position.topic_id
             place.go(position.position)
-            if (position.topic_id, position.position) == place.before:
-                continue  # it was only looked for in vain: that log goes on
+            (log, at, read), place.before = place.before or ("", None, []), None
+            if log == position.topic_id and (read or at == position.position):
+                assert at == position.position, f"{tp}: that log goes on at {at}, not at {position.position}"
+                place.read = read  # it was only looked for in vain
+                continue
             self._within(position.position, tp.partition, "end" if self._policy == "latest" else "start")
         if tps:
             self._policy = "earliest"
@@ -188,7 +191,7 @@ class Reader:
                 position = self.consumer._assignment.positions.get(tp)
                 if position is None or position.topic_id != place.topic_id:  # else it was only a question's answer
                     if place.topic_id is not None:
-                        place.before = place.topic_id, place.position
+                        place.before = place.topic_id, place.position, place.read
                     place.topic_id = None
                     place.go(None)
             return

@@ -11,7 +11,7 @@ from zlib import crc32
 import pytest
 import redis
 
-from streamlayer import TopicPartition
+from streamlayer import NewTopic, TopicPartition
 from streamlayer import Admin, Consumer, Producer
 from streamlayer.embedded import Server
 from streamlayer.errors import LogTruncationError, UnknownTopicOrPartitionError
@@ -254,3 +254,34 @@ def test_a_growth_that_was_lost_and_made_anew_is_another_one(own_server: Server)
     records = [r for r in stored({"url": own_server.url}, "t") if r.value == b"new"]
     assert {r.key: r.partition for r in records} == {key: crc32(key) % 3 for key in keys}
     assert len(records) == 20
+
+
+@pytest.mark.parametrize("infos", [True, False], ids=["epochs", "no INFO"])
+def test_what_was_learnt_of_a_lost_history_keeps_nobody_from_reading(
+    own_server: Server, own_client: redis.Redis, infos: bool
+) -> None:
+    """A reader knows where the segments lay; others have their place. What the server says of them counts."""
+    if not infos:
+        own_client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-info")
+    url = own_server.url if infos else own_server.url.replace("unix://", "unix://app:secret@")
+    with Admin(url=own_server.url) as admin:
+        admin.create_topics([NewTopic("t", 1, config={"segment_bytes": 16_384})])
+
+    def append(size: int) -> None:
+        with Producer(url=own_server.url, linger_ms=0) as producer:
+            for n in range(20):
+                producer.send_and_wait("t", b"%d-%d" % (size, n) + bytes(size))
+
+    with Consumer("t", url=url) as consumer:
+        with power_failure(own_server):
+            append(5000)
+            for offset in (13, 1, 13):  # who seeks again learns
+                consumer.seek(TP, offset)
+                assert (read(consumer, 1))[0].offset == offset
+        if not infos:
+            own_client.execute_command("ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-info")
+        append(7000)
+        consumer.unsubscribe()
+        consumer.subscribe(["t"])
+        consumer.seek(TP, 13)
+        assert (read(consumer, 1))[0].value[:7] == b"7000-13"
