@@ -286,7 +286,7 @@ def test_exit_without_close_ends(any_server: Server) -> None:
 
 
 async def test_busy_loops_let_others_run(aio_args: dict[str, Any]) -> None:
-    """Sending and iterating without ever really waiting do not starve a ticker: it has its share of what is computed."""
+    """Sending and iterating without ever really waiting do not starve a ticker: it has its share of the computing."""
     gaps: list[float] = []
     stop = asyncio.Event()
 
