@@ -95,8 +95,15 @@ def test_dead_orders_are_looked_at_and_go_back(url: str) -> None:
 
 @pytest.mark.alone
 def test_the_shops_own_tests_need_no_server_and_no_second(tmp_path: Path) -> None:
-    """As a user runs them, with nobody to connect to: all pass, and together they take under a second."""
-    report = tmp_path / "report.xml"
+    """As a user runs them, with nobody to connect to: all pass, and together they take under a second.
+
+    Of three times the shortest counts: what they wait for, they wait for each time.
+    """
+    assert min(seconds(tmp_path / f"{run}.xml") for run in range(3)) < 1
+
+
+def seconds(report: Path) -> float:
+    """How long the shop's own tests take."""
     with started(
         "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}", url="redis://nobody.invalid/0"
     ) as run:
@@ -104,4 +111,4 @@ def test_the_shops_own_tests_need_no_server_and_no_second(tmp_path: Path) -> Non
     assert run.returncode == 0, out
     cases = list(ET.parse(report).iter("testcase"))
     assert len(cases) == 4
-    assert sum(float(case.attrib["time"]) for case in cases) < 1
+    return sum(float(case.attrib["time"]) for case in cases)
