@@ -12,8 +12,8 @@ from typing import Final
 from streamlayer._core.lanes import Job
 from streamlayer.errors import StreamlayerError
 
-LEAST_DEATHS: Final = 2
-"""Before that a record has only stood beside others when its worker ended."""
+LEAST_DEATHS: Final = 3
+"""Before that a record may have stood beside others when its worker ended: once, or twice where several are deadly."""
 TURN_MS: Final = 20
 """How often one that waits looks whether it is its turn."""
 _LONGEST_S: Final = 60.0  # one that hangs does not hold up the others for ever

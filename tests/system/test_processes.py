@@ -294,7 +294,7 @@ def test_a_traceback_without_close(server: Server) -> None:
 
 
 def test_exit_with_unreachable_server() -> None:
-    """The server has gone and the program ends: it takes 6 s at most, and warns that records were left."""
+    """The server has gone and the program ends: it waits for 5 s, once, and warns that records were left."""
     with Server(port=0) as server:
         source = """
 producer = Producer(url=url)
