@@ -20,7 +20,7 @@ from streamlayer import App, Retry, TopicConfig, TopicPartition
 from streamlayer.aio import Admin
 from streamlayer.embedded import Server
 from tests.waiting import aio_wait_until, sync_wait_until
-from tests.worker.diary import committed, produce, stored, until_done, work
+from tests.worker.diary import committed, lag, produce, stored, until_done, work
 
 ROOT = Path(__file__).parents[2]
 TP = TopicPartition("t", 0)
@@ -242,7 +242,8 @@ def handle(value: bytes) -> None:
 async def all_done(args: dict[str, Any]) -> bool:
     """Whether the group is there, and has committed everything."""
     async with Admin(**args) as admin:
-        return "g" in await admin.list_groups() and sum((await admin.describe_groups(["g"]))["g"].lag.values()) == 0
+        there = "g" in await admin.list_groups()
+    return there and await lag(args, "g") == 0
 
 
 @contextmanager
