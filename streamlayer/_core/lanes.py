@@ -106,7 +106,7 @@ class Lanes:
     def take(self, most: int = 1) -> Job | None:
         """The next job; ``None`` if no lane is ready.
 
-        :param most: of how many records at most; of one, where a record may end its worker.
+        :param most: of how many records at most; one with which a worker has ended is alone.
         """
         if self._again:
             again = self._again.popleft()
@@ -114,15 +114,20 @@ class Lanes:
             return again
         if not self._ready:
             return None
-        if self.progress.cautious:
-            most = 1
         lanes: list[Lane] = []
         records: list[Record] = []
+        deaths = self.progress.deaths
         while self._ready and (left := most - len(records)):
+            waiting = self._ready[0].waiting
+            if deaths:
+                left = next((at for at, record in enumerate(waiting[:left]) if record.offset in deaths), left)
+                if not left:
+                    if records:
+                        break
+                    left = most = 1
             lane = self._ready.popleft()
             lane.busy = True
             lanes.append(lane)
-            waiting = lane.waiting
             self.available -= len(waiting)
             records += waiting[:left]
             del waiting[:left]

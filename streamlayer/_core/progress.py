@@ -6,9 +6,9 @@ go along in the commit's metadata, so that who goes on there skips what is done.
 the server lost its end, hence the log's *epochs* stand with them: ranges count up to where the logs part.
 
 An owner *begins* a partition, and says so in a commit before its first call; when it ends in order, it takes that back.
-A successor that finds the word (it stays until ``next`` has moved) knows that nobody lived to tell of it, and is
-*cautious* for the next thousand calls: it notes each in a commit before it is made. A call that is found noted counts
-as a *death* of its record, and as an attempt.
+A successor that finds the word (it stays until ``next`` has moved, and is behind what was done before) knows that
+nobody lived to tell of it, and is *cautious* for the next thousand calls: it notes each in a commit before it is made.
+A call that is found noted counts as a *death* of its record, and as an attempt.
 
 No clock, no lock, no socket.
 """
@@ -67,12 +67,12 @@ class Progress:
         for offset in kept.calls:
             self.attempts[offset] = self.attempts.get(offset, 0) + 1
             self.deaths[offset] = self.deaths.get(offset, 0) + 1
-        self._start = start
         self._begun = False
         self._doubtful = _DOUBTFUL if kept.begun else 0
         self._calls: set[int] = set()
         self._kept_epochs = kept.epochs
         self._kept = [(first, end) for first, end in kept.ranges if first >= start]
+        self._got_on = max([start + 1, *(end for _, end in self._kept)])
         self._firsts: list[int] = []
         self._ends: list[int] = []
 
@@ -83,11 +83,16 @@ class Progress:
 
     @property
     def cautious(self) -> bool:
-        """Whether a call is to be stored before it is made: workers have ended here, it may be for a record."""
+        """Whether workers have ended here, it may be for a record that is not done yet."""
         return self._doubtful > 0 or bool(self.deaths)
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether any call is to be stored before it is made, not only those of records that have deaths."""
+        return self._doubtful > 0
+
     def begin(self) -> None:
-        """This owner is at work from now on: its commits say so until ``next`` has moved."""
+        """This owner is at work from now on: its commits say so until ``next`` is behind what was in hand before."""
         self._begun = True
 
     def leave(self) -> None:
@@ -101,8 +106,10 @@ class Progress:
 
     def called(self, offset: int) -> None:
         """The worker has outlived the call."""
-        self._calls.discard(offset)
-        self._doubtful -= 1
+        if offset in self._calls:
+            self._calls.discard(offset)
+            if offset not in self.attempts:  # one that is called again and again counts once
+                self._doubtful -= 1
 
     def resuming(self, offset: int) -> bool:
         """Whether an earlier owner has said that this record is done; ``trusts`` tells if that holds."""
@@ -125,9 +132,17 @@ class Progress:
         """A record was read. What lies between it and the one before is not in the log any more, and counts as done."""
         if offset > self.high:
             self._done(self.high, offset)
+            if self.attempts:
+                for gone in [at for at in self.attempts if self.high <= at < offset]:
+                    self.forget(gone)
         self.high = offset + 1
         while self._kept and self._kept[0][1] <= self.high:
             del self._kept[0]
+
+    def forget(self, offset: int) -> None:
+        """What is known of a record's attempts was another's, or is of no use any more."""
+        self.attempts.pop(offset, None)
+        self.deaths.pop(offset, None)
 
     def rewind(self, offset: int) -> None:
         """Reading went back to this offset: what was done from there on is to be done again."""
@@ -140,12 +155,12 @@ class Progress:
         self.deaths = {at: count for at, count in self.deaths.items() if at < offset}
         self._calls = {at for at in self._calls if at < offset}
         self.next, self.high = min(self.next, offset), offset
+        self._got_on = min(self._got_on, offset + 1)
 
     def done(self, offset: int) -> None:
         """A record needs no more handling."""
         if self.attempts:
-            self.attempts.pop(offset, None)
-            self.deaths.pop(offset, None)
+            self.forget(offset)
         if offset == self.next and not self._firsts:  # in order, as nearly always
             self.next = offset + 1
         else:
@@ -176,19 +191,21 @@ class Progress:
         """
         kept = [(max(first, self.high), end) for first, end in self._kept]
         ranges = [*zip(self._firsts, self._ends, strict=True), *kept]
-        begun = self._begun and (self.next == self._start or bool(self._calls))
+        begun = self._begun and (self.next < self._got_on or bool(self._calls))
         if not ranges and not self.attempts and not begun:
             return ""
-        epochs = self._kept_epochs if self._kept else epochs
+        if self._kept or any(offset >= self.high for offset in self.attempts):
+            epochs = self._kept_epochs
         base = self.next
         done = ",".join(f"{first - base}+{end - first}" for first, end in ranges)
-        failed = ",".join(
-            f"{offset - base}:{count}" + (f":{deaths}" if (deaths := self.deaths.get(offset)) else "")
-            for offset, count in sorted(self.attempts.items())
-        )
+        died = [f"{at - base}:{self.attempts[at]}:{count}" for at, count in sorted(self.deaths.items())]
+        failed = [f"{at - base}:{count}" for at, count in sorted(self.attempts.items()) if at not in self.deaths]
         state = ":".join(["begun", *map(str, sorted(offset - base for offset in self._calls))]) if begun else "-"
-        text = f"{_MARK} {epochs or '-'} {done or '-'} {failed or '-'} {state}"
-        return text if len(text) <= _LONGEST else f"{_MARK} {epochs or '-'} {done or '-'} - -"
+        for told in ([*died, *failed], died):
+            text = f"{_MARK} {epochs or '-'} {done or '-'} {','.join(told) or '-'} {state}"
+            if len(text) <= _LONGEST:
+                return text
+        return f"{_MARK} {epochs or '-'} {done or '-'} - {state[:5]}"  # whose calls run is not said
 
 
 def from_metadata(text: str, base: int) -> Kept:

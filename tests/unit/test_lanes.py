@@ -8,7 +8,7 @@ import pytest
 
 from streamlayer import ConsumerRecord, TopicPartition
 from streamlayer._core.lanes import Job, Lanes, Ordering
-from streamlayer._core.progress import Progress
+from streamlayer._core.progress import Progress, from_metadata
 
 TP = TopicPartition("t", 0)
 
@@ -144,3 +144,19 @@ def _balanced(lanes: Lanes, running: list[Job], failed: list[Job]) -> None:
     assert waiting >= lanes.available - sum(len(job.records) for job in lanes.jobs) >= -lanes.unfinished
     assert 0 <= lanes.available <= lanes.unfinished
     assert lanes.unfinished_bytes == 3 * lanes.unfinished
+
+
+@pytest.mark.parametrize("ordering", ["partition", "key", "none"])
+def test_batches_are_cut_only_around_records_that_have_ended_a_worker(ordering: Ordering) -> None:
+    """Such a record is alone in its batch; where it is not known which it was, batches are as large as ever."""
+    progress = Progress(0, from_metadata("streamlayer-progress/1 1:a:0 - 4:1:1,5:2:2 begun", 0))
+    lanes = Lanes(TP, ordering, progress)
+    for offset in range(12):
+        lanes.accept(record(offset, b"%d" % offset), 0)
+    jobs: list[list[int]] = []
+    while (job := lanes.take(6)) is not None:
+        jobs.append([each.offset for each in job.records])
+        lanes.finish(job)
+        lanes.done(job)
+    assert jobs == [[0, 1, 2, 3], [4], [5], [6, 7, 8, 9, 10, 11]]
+    assert lanes.available == 0

@@ -163,6 +163,20 @@ def test_an_owner_says_that_it_has_begun_until_it_got_on_or_ends() -> None:
     assert progress.to_metadata("1:a:0") == ""
 
 
+def test_it_has_not_got_on_before_it_is_behind_what_was_done_when_it_began() -> None:
+    """Where a slow key was passed by others, `next` moves at each life, and the deadly record is where they ended."""
+    progress = Progress(5, from_metadata("streamlayer-progress/1 1:a:0 1+2,5+10 - -", 5))
+    progress.begin()
+    for offset in range(5, 25):
+        progress.accept(offset)
+    for offset in range(5, 19):
+        progress.done(offset)
+        assert from_metadata(progress.to_metadata("1:a:0"), progress.next).begun
+    for offset in range(19, 22):
+        progress.done(offset)
+    assert progress.to_metadata("1:a:0") == ""
+
+
 def test_a_successor_of_one_that_died_is_cautious_for_a_thousand_calls() -> None:
     """Of one that died before it got on; not of one that got on, or ended in order."""
     dead = Progress(7)
@@ -205,3 +219,52 @@ def test_a_death_counts_for_the_record_that_it_happened_to() -> None:
     progress.rewind(8)
     assert (progress.attempts, progress.deaths) == ({5: 2}, {5: 1})
     assert Progress(6, from_metadata(text, 5)).deaths == {8: 2}
+
+
+def test_what_is_called_again_and_again_does_not_end_the_caution() -> None:
+    """A thousand calls of one record that keeps failing: the one that is deadly may still come."""
+    dead = Progress(7)
+    dead.begin()
+    progress = Progress(7, from_metadata(dead.to_metadata("1:a:0"), 7))
+    progress.accept(7)
+    for attempt in range(1, 2000):
+        progress.call(7)
+        progress.attempts[7] = attempt
+        progress.called(7)
+    assert progress.cautious
+
+
+def test_deaths_of_records_that_are_not_in_the_log_any_more_are_forgotten() -> None:
+    """Retention took them away: nobody is cautious for their sake."""
+    progress = Progress(5, from_metadata("streamlayer-progress/1 1:a:0 - 0:2:1,3:1:1 begun:3", 5))
+    progress.accept(8)
+    assert (progress.attempts, progress.deaths) == ({8: 2}, {8: 2})
+    progress.accept(20)
+    progress.done(8)
+    assert not progress.deaths
+
+
+def test_where_the_text_is_too_long_deaths_are_kept() -> None:
+    """Five thousand records have failed, and two have ended their workers: the two are told, and who is at work."""
+    progress = Progress(0, from_metadata("streamlayer-progress/1 1:a:0 - 7:3:2 begun:9", 0))
+    progress.begin()
+    for offset in range(5000):
+        progress.accept(offset)
+        progress.attempts[offset] = progress.attempts.get(offset, 0) + 1
+    progress.call(9)
+    text = progress.to_metadata("1:a:0")
+    assert len(text) <= 32_000
+    kept = from_metadata(text, 0)
+    assert (kept.deaths, kept.attempts, kept.begun, kept.calls) == ({7: 2, 9: 1}, {7: 4, 9: 2}, True, (9,))
+
+
+def test_deaths_that_are_not_read_again_yet_keep_their_log() -> None:
+    """The epochs beside them are those of the owner who saw them, until their records are read again."""
+    progress = Progress(5, from_metadata("streamlayer-progress/1 1:a:0 - 3:2:2 -", 5))
+    progress.accept(5)
+    text = progress.to_metadata("2:b:5")
+    assert Progress(5, from_metadata(text, 5)).trusts(8, "1:a:0")
+    for offset in (6, 7, 8):
+        progress.accept(offset)
+    text = progress.to_metadata("1:a:0,2:b:7")
+    assert from_metadata(text, 5).epochs == "1:a:0,2:b:7"
