@@ -20,10 +20,11 @@ from streamlayer._core.refusals import where
 from streamlayer._waiting import aio as waiting
 from streamlayer._waiting.aio import RecordFuture
 from streamlayer._worker import dead_letters
+from streamlayer._worker import isolation as alone
 from streamlayer._worker.calls import Calls
 from streamlayer._worker.declared import Declared
 from streamlayer._worker.handler import InvalidRecordError
-from streamlayer._worker.isolation import LEAST_DEATHS, TURN_MS, Isolation, WorkerLostError
+from streamlayer._worker.isolation import LEAST_DEATHS, Isolation, WorkerLostError
 from streamlayer._worker.outputs import outputs
 
 logger = logging.getLogger("streamlayer")
@@ -66,11 +67,12 @@ class Pool:
         self._finished = finished
         self._store = store
         self._isolation = isolation
+        isolation.pools.add(self)
         self._at_once = declared.at_once
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Lanes] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._calling = 0
+        self.calling = 0
         self._timers: dict[Job, asyncio.TimerHandle] = {}
         self._batch_timer: asyncio.TimerHandle | None = None
         self._turn_at = 0.0
@@ -87,11 +89,15 @@ class Pool:
         if lanes.available and not lanes.queued:
             lanes.queued = True
             self._queue.append(lanes)
-        while self._calling < self._declared.concurrency and self._queue:
+        self.fill()
+
+    def fill(self) -> None:
+        """Call the handler for what is available, as far as there is room."""
+        while self.calling < self._declared.concurrency and self._queue:
             job = self._take()
             if job is None:
                 return
-            self._calling += 1
+            self.calling += 1
             self._spawn(self._call_on(job))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -106,6 +112,8 @@ class Pool:
 
     def _take(self) -> Job | None:
         """The next job, partitions in turn."""
+        if self._isolation.closed:
+            return None
         now = waiting.monotonic_ms() if self._at_once > 1 else 0
         due: int | None = None
         for _ in range(len(self._queue)):
@@ -120,7 +128,8 @@ class Pool:
             job = lanes.take(self._at_once)
             if lanes.available:
                 self._queue.append(lanes)
-                lanes.since = now
+                if job is None or len(job.records) == self._at_once:  # else the rest has waited already
+                    lanes.since = now
             else:
                 lanes.queued = False
             if job is not None:
@@ -131,8 +140,7 @@ class Pool:
 
     def _batch_due(self) -> None:
         self._batch_timer = None
-        if self._queue:
-            self.offer(self._queue[0])
+        self.fill()
 
     async def _call_on(self, job: Job | None) -> None:
         """Call the handler for one job after another, as long as there is one."""
@@ -153,7 +161,7 @@ class Pool:
                 self._abandon(job)
             raise
         finally:
-            self._calling -= 1
+            self.calling -= 1
 
     async def _call_once(self, job: Job) -> None:
         await (self._call_singly(job) if job.singly else self._call(job))
@@ -240,24 +248,65 @@ class Pool:
 
     async def _call_cautiously(self, job: Job) -> None:
         """Have the call in the log of commits before it is made; whom a worker has ended with is called alone."""
+        if self._over(job):
+            return
         progress, offsets = job.owner.progress, [record.offset for record in job.records]
         deaths = max((progress.deaths.get(offset, 0) for offset in offsets), default=0)
+        if not deaths and not progress.doubtful:
+            await self._call_once(job)
+            return
         if deaths >= LEAST_DEATHS and job.attempts >= self._declared.retries.attempts and job not in self.stuck:
             self._fail_for_good(job, deaths)
             return
-        if deaths and not self._isolation.enter(job):
-            self._timers[job] = self._loop.call_later(TURN_MS / 1000, self._again, job)
+        if deaths and not self._isolation.enter(job, self):
+            self._timers[job] = self._loop.call_later(alone.LOOK_MS / 1000, self._again, job)
             return
+        limit = self._loop.call_later(alone.LONGEST_S, self._spawn_outlived, job, offsets) if deaths else None
         try:
+            if deaths >= LEAST_DEATHS - 1:
+                await self._quiet(job)
             for offset in offsets:
                 progress.call(offset)
             await self._store(job.owner)
             if not self._over(job):
                 await self._call_once(job)
         finally:
+            if limit is not None:
+                limit.cancel()
             for offset in offsets:
                 progress.called(offset)
             self._isolation.leave(job)
+
+    async def _quiet(self, job: Job) -> None:
+        """Wait until no other call runs in the app, and have none begin."""
+        self._isolation.closed = True
+        until = self._loop.time() + alone.QUIET_S
+        while self._isolation.calling > 1 and self._loop.time() < until and not job.owner.closing:
+            await waiting.sleep_ms(LOOK_MS)
+
+    def _spawn_outlived(self, job: Job, offsets: list[int]) -> None:
+        self._spawn(self._outlived(job, offsets))
+
+    async def _outlived(self, job: Job, offsets: list[int]) -> None:
+        """A call that is made alone lasts: others go on, and it is not blamed for what they do."""
+        for offset in offsets:
+            job.owner.progress.called(offset)
+        try:
+            async with asyncio.timeout(alone.QUIET_S):
+                await self._store(job.owner)
+        except TimeoutError:
+            pass
+        finally:
+            self._isolation.leave(job)
+
+    def turn(self, job: Job) -> bool:
+        """A job that waits to be called alone may go on now; whether it still waits."""
+        timer = self._timers.get(job)
+        if timer is None:
+            return False
+        timer.cancel()
+        self._again(job)
+        return True
 
     def _fail_for_good(self, job: Job, deaths: int) -> None:
         """A record ends one worker after another."""
@@ -449,6 +498,7 @@ class Pool:
 
     async def close(self) -> None:
         """Cancel what still runs."""
+        self._isolation.pools.discard(self)
         for timer in (*self._timers.values(), *filter(None, [self._batch_timer])):
             timer.cancel()
         self._calls.closing()

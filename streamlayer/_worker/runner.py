@@ -201,8 +201,8 @@ class Runner(ConsumerRebalanceListener):
             return
         finally:
             self._polling = False
-        if self._fresh:
-            await self._commit(consumer, self._fresh)
+        if fresh := self._fresh & records.keys():
+            await self._commit(consumer, fresh)
         if records:
             for tp, some in records.items():
                 self._accept(consumer, self._partitions[tp], some)
@@ -221,8 +221,10 @@ class Runner(ConsumerRebalanceListener):
                 progress.accept(offset)
                 progress.done(offset)
                 self._dirty.add(lanes.tp)
-            else:
-                lanes.accept(record, now)
+                continue
+            if offset in progress.attempts and not progress.trusts(offset, consumer.epochs_at(lanes.tp, offset)):
+                progress.forget(offset)
+            lanes.accept(record, now)
 
     def _hold_back(self, consumer: Consumer) -> int:
         """Pause partitions that have enough, resume those that have room; the answer is how much each has at least."""
@@ -249,7 +251,9 @@ class Runner(ConsumerRebalanceListener):
         self._dirty.add(lanes.tp)
 
     async def _store(self, lanes: Lanes) -> None:
-        """Have a partition's progress stored; returns when it is, or when the partition is given up."""
+        """Have a partition's progress stored; returns when it is, or its partition given up or gone."""
+        if lanes.closing:
+            return
         stored = asyncio.get_running_loop().create_future()
         self._storing.setdefault(lanes.tp, []).append(stored)
         self._dirty.add(lanes.tp)
@@ -293,6 +297,8 @@ class Runner(ConsumerRebalanceListener):
             storing[tp] = self._storing.pop(tp, [])
             if (progress.next, kept) != self._committed.get(tp):
                 offsets[tp] = OffsetAndMetadata(progress.next, kept)
+        for tp in tried - storing.keys():
+            _release(self._storing.pop(tp, []))
         self._dirty -= tried
         self._fresh -= tried
         try:

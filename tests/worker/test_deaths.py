@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from streamlayer import App, Retry, TopicConfig, TopicPartition
-from streamlayer.aio import Admin
+from streamlayer import App, OffsetAndMetadata, Retry, TopicConfig, TopicPartition
+from streamlayer._worker import isolation, pool
+from streamlayer.aio import Admin, Consumer
 from streamlayer.embedded import Server
 from tests.waiting import aio_wait_until, sync_wait_until
 from tests.worker.diary import committed, lag, produce, stored, until_done, work
@@ -221,6 +223,137 @@ async def test_a_session_that_begins_anew_is_no_death(
     assert "begins anew" in caplog.text
     assert done == {b"%d" % i for i in range(8)}
     assert await stored(aio_args, "dead") == []
+
+
+async def test_the_last_call_is_made_with_nothing_beside_it(aio_args: dict[str, Any]) -> None:
+    """Before a record is taken for deadly its worker has ended while no other call of the app ran."""
+    lives = Lives()
+    app = App(**aio_args)
+    running: set[bytes] = set()
+    beside_it: list[set[bytes]] = []
+
+    async def busy(value: bytes) -> None:
+        running.add(value)
+        try:
+            await work(20)
+        finally:
+            running.discard(value)
+
+    @app.consumer("t", group_id="g", concurrency=8, dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        if value == POISON:
+            seen = set(running)
+            beside_it.append(seen)
+            for _ in range(5):
+                await work(10)
+                seen |= running
+            await lives.die()
+        await busy(value)
+
+    @app.consumer("u", group_id="h", concurrency=8, ordering="none")
+    async def beside(value: bytes) -> None:
+        await busy(value)
+
+    await produce(aio_args, "u", [b"u%d" % i for i in range(3000)], partitions=4)
+    await produce(aio_args, "t", [POISON, b"1", b"2"])
+    await lives.live(app, aio_args, 20)
+    assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
+    assert beside_it[0]
+    assert beside_it[-1] == set()
+
+
+async def test_one_that_takes_long_alone_is_not_blamed_for_the_next(
+    aio_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has run alone for so long that others went on: when one of these ends the worker, it is not suspected."""
+    monkeypatch.setattr(isolation, "LONGEST_S", 0.2)
+    lives = Lives()
+    app = App(**aio_args)
+    handled: list[bytes] = []
+
+    @app.consumer("t", group_id="g", concurrency=8, ordering="none", dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        if value == POISON:
+            await lives.die()
+        await work(900)
+        handled.append(value)
+
+    await produce(aio_args, "t", [b"1", POISON])
+    await lives.live(app, aio_args, 20)
+    assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
+    assert handled == [b"1"]
+
+
+async def test_an_owner_has_not_begun_before_there_is_a_record(aio_args: dict[str, Any]) -> None:
+    """Where nothing was in hand nobody need be cautious: idle partitions say nothing, and take no commit."""
+    app = App(**aio_args)
+    begun = asyncio.Event()
+
+    @app.consumer("t", group_id="g", concurrency=8)
+    async def handle(value: bytes) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    await produce(aio_args, "t", [b"x"], keys=1, partitions=4)
+    app.grace_ms = 0
+    async with app:
+        await begun.wait()
+        states = sorted(text for _, text in (await committed(aio_args, "g")).values())
+        assert states[:3] == [""] * 3
+        assert states[3].endswith(" begun")
+
+
+async def test_calls_that_are_about_to_be_noted_do_not_hold_up_a_stop(
+    aio_args: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that gives others a turn when its worker is stopped does not wait for a commit that does not come."""
+    monkeypatch.setattr(pool, "TURN_S", -1)
+    await produce(aio_args, "t", [b"x"] * 900)
+    for life in range(40):
+        async with Consumer("t", **aio_args, group_id=f"g{life}", enable_auto_commit=False) as consumer:
+            await consumer.wait_for_assignment()
+            await consumer.commit({TP: OffsetAndMetadata(0, "streamlayer-progress/1 - - - begun")})
+        app = App(**aio_args, grace_ms=3000)
+        called = asyncio.Event()
+
+        @app.consumer("t", group_id=f"g{life}", concurrency=100, ordering="none")
+        async def handle(value: bytes, called: asyncio.Event = called) -> None:
+            called.set()
+            await work(random.choice([1, 2, 3]))
+
+        async with app:
+            await called.wait()
+            await work(5 + life / 4)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 2
+
+
+async def test_a_topic_that_is_deleted_holds_no_call_up(aio_args: dict[str, Any]) -> None:
+    """Cautious calls of it are not waited for in vain: the handler's other topics go on."""
+    lives = Lives()
+    app = App(**aio_args)
+    handled: set[bytes] = set()
+    hold, called = asyncio.Event(), asyncio.Event()
+
+    @app.consumer("t", "u", group_id="g", concurrency=1, dead_letter="dead")
+    async def handle(value: bytes) -> None:
+        if value == b"t0" and lives.count == 1:
+            await lives.die()
+        if value == b"t0":
+            called.set()
+            await hold.wait()
+        handled.add(value)
+
+    await produce(aio_args, "t", [b"t%d" % i for i in range(20)])
+    await produce(aio_args, "u", [])
+    await lives.live(app, aio_args, 1)
+    async with app, Admin(**aio_args) as admin:
+        lives.count += 1
+        await aio_wait_until(called.is_set, "the first is called again")
+        await admin.delete_topics(["t"])
+        hold.set()
+        await produce(aio_args, "u", [b"u"])
+        await aio_wait_until(lambda: b"u" in handled, "the other topic goes on", timeout=10)
 
 
 DEADLY = """

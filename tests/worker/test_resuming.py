@@ -146,6 +146,24 @@ async def test_records_that_took_the_place_of_others_are_not_skipped(own_server:
     assert b"0" in handled
 
 
+async def test_deaths_of_another_record_are_not_blamed_on_it(aio_args: dict[str, Any]) -> None:
+    """A commit says that three workers ended with offset 1, of a log that parted from this one: it is handled."""
+    handled: list[bytes] = []
+    await produce(aio_args, "t", [b"0", b"1"])
+    async with Consumer("t", **aio_args, group_id="g", enable_auto_commit=False) as consumer:
+        await consumer.wait_for_assignment()
+        await consumer.commit({TP: OffsetAndMetadata(0, "streamlayer-progress/1 7:0123456789abcdef:0 - 1:5:3 -")})
+    app = App(**aio_args)
+
+    @app.consumer("t", group_id="g", dead_letter="dead", retries=Retry(3, backoff_ms=0))
+    async def handle(value: bytes) -> None:
+        handled.append(value)
+
+    async with app:
+        await until_done(aio_args, "g", app)
+    assert handled == [b"0", b"1"]
+
+
 async def test_what_the_server_lost_is_not_committed(own_server: Server, caplog: pytest.LogCaptureFixture) -> None:
     """A worker that had handled more than there is now commits up to the log's end, and not what is beyond."""
     args = {"url": own_server.url}
