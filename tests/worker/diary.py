@@ -36,16 +36,16 @@ async def committed(args: dict[str, Any], group_id: str) -> dict[TopicPartition,
 
 
 async def lag(args: dict[str, Any], group_id: str) -> int:
-    """How many records a group has not committed; one, where its members have yet to commit anything of a partition."""
+    """How many records a group has not committed, in all that its members read."""
     async with Admin(**args) as admin:
         group = (await admin.describe_groups([group_id]))[group_id]
         topics = {topic for member in group.members for topic in member.subscription} & {*await admin.list_topics()}
-        partitions = {
-            TopicPartition(topic, number)
+        stored = {
+            TopicPartition(topic, each.partition): each.log_end - each.log_start
             for topic, described in (await admin.describe_topics(topics)).items()
-            for number in range(len(described.partitions))
+            for each in described.partitions
         }
-        return sum(group.lag.get(tp, 1) for tp in partitions | group.lag.keys())
+        return sum((stored | group.lag).values())
 
 
 async def until_done(args: dict[str, Any], group_id: str, app: App) -> None:
