@@ -19,6 +19,7 @@ from streamlayer.errors import (
 from tests.beside import aio_beside
 from tests.shell.async_.reading import stored_values
 from tests.shell.async_.stepping import contents, keys_of, settled, stored_entry
+from tests.waiting import aio_wait_until
 
 MIB = 1 << 20
 
@@ -204,12 +205,19 @@ async def test_fewer_bytes_are_freed_before_it_returns(
         assert await admin.check_topics() == {}
 
 
+def milliseconds(earlier: Any, later: Any) -> float:
+    """Between two answers of TIME."""
+    return (later[0] - earlier[0]) * 1000 + (later[1] - earlier[1]) / 1000
+
+
 async def test_a_shorter_time_is_kept_at_once(aio_args: dict[str, Any], redis_client: redis.Redis) -> None:
     """After it returned nothing older is served; a longer one brings nothing back, and counts from now on."""
     async with Admin(**aio_args) as admin, Producer(**aio_args) as producer:
         await admin.create_topics([NewTopic("t", 1, config={"segment_bytes": 16_384})])
         for _ in range(3):
             await producer.send_many("t", [b"x" * 1000] * 50)
+        sent = redis_client.time()
+        await aio_wait_until(lambda: milliseconds(sent, redis_client.time()) > 2, "all of it is older than that")
         await admin.alter_configs({"t": {"retention_ms": 1}})
         await admin.alter_configs({"t": {"retention_ms": -1}})
         (partition,) = (await admin.describe_topics(["t"]))["t"].partitions

@@ -19,6 +19,7 @@ from streamlayer.errors import (
 from tests.beside import sync_beside
 from tests.shell.sync_.reading import stored_values
 from tests.shell.sync_.stepping import contents, keys_of, settled, stored_entry
+from tests.waiting import sync_wait_until
 
 MIB = 1 << 20
 
@@ -204,12 +205,19 @@ def test_fewer_bytes_are_freed_before_it_returns(
         assert admin.check_topics() == {}
 
 
+def milliseconds(earlier: Any, later: Any) -> float:
+    """Between two answers of TIME."""
+    return (later[0] - earlier[0]) * 1000 + (later[1] - earlier[1]) / 1000
+
+
 def test_a_shorter_time_is_kept_at_once(sync_args: dict[str, Any], redis_client: redis.Redis) -> None:
     """After it returned nothing older is served; a longer one brings nothing back, and counts from now on."""
     with Admin(**sync_args) as admin, Producer(**sync_args) as producer:
         admin.create_topics([NewTopic("t", 1, config={"segment_bytes": 16_384})])
         for _ in range(3):
             producer.send_many("t", [b"x" * 1000] * 50)
+        sent = redis_client.time()
+        sync_wait_until(lambda: milliseconds(sent, redis_client.time()) > 2, "all of it is older than that")
         admin.alter_configs({"t": {"retention_ms": 1}})
         admin.alter_configs({"t": {"retention_ms": -1}})
         (partition,) = (admin.describe_topics(["t"]))["t"].partitions
