@@ -85,14 +85,14 @@ async def test_it_becomes_a_dead_letter(aio_args: dict[str, Any], ordering: Any,
         handled[value] += 1
 
     await produce(aio_args, "t", [b"%d" % i for i in range(200)], keys=20)
-    await lives.live(app, aio_args, 20)
+    await lives.live(app, aio_args, 60)
     (dead,) = await stored(aio_args, "dead")
     assert dead.value == POISON
     headers = dict(dead.headers)
     assert headers["dlq.error"] == b"WorkerLostError"
     assert int(headers["dlq.attempts"]) == max(3, attempts)
     assert set(handled) == {b"%d" % i for i in range(200)} - {POISON}
-    assert max(3, attempts) + 1 <= lives.count <= max(3, attempts) + 6
+    assert max(3, attempts) + 1 <= lives.count <= max(3, attempts) + 20  # a life that gets on a little finds nothing
     assert await committed(aio_args, "g") == {TP: (200, "")}
 
 
@@ -116,7 +116,7 @@ async def test_those_beside_it_are_not_blamed(aio_args: dict[str, Any]) -> None:
 
     await produce(aio_args, "t", [b"%d" % i for i in range(80)], keys=80, partitions=4)
     await produce(aio_args, "u", [b"u%d" % i for i in range(8)])
-    await lives.live(app, aio_args, 40)
+    await lives.live(app, aio_args, 60)
     assert {record.value for record in await stored(aio_args, "dead")} == {b"3", b"70"}
     assert {value for value in handled if not value.startswith(b"u")} == {b"%d" % i for i in range(80)} - {b"3", b"70"}
 
@@ -134,7 +134,7 @@ async def test_a_batch_with_it(aio_args: dict[str, Any]) -> None:
         handled.update(values)
 
     await produce(aio_args, "t", [b"%d" % i for i in range(200)])
-    await lives.live(app, aio_args, 20)
+    await lives.live(app, aio_args, 60)
     assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
     assert set(handled) == {b"%d" % i for i in range(200)} - {POISON}
 
@@ -157,7 +157,7 @@ async def test_without_a_dead_letter_topic_it_is_kept(aio_args: dict[str, Any]) 
         handled.add(value)
 
     await produce(aio_args, "t", [b"%d" % i for i in range(200)], keys=20)
-    living = asyncio.create_task(lives.live(app, aio_args, 20))
+    living = asyncio.create_task(lives.live(app, aio_args, 60))
     try:
         await aio_wait_until(lambda: app.health().state == "holding", "it is held", timeout=30)
         assert "WorkerLostError" in app.health().reason
@@ -256,7 +256,7 @@ async def test_the_last_call_is_made_with_nothing_beside_it(aio_args: dict[str, 
 
     await produce(aio_args, "u", [b"u%d" % i for i in range(3000)], partitions=4)
     await produce(aio_args, "t", [POISON, b"1", b"2"])
-    await lives.live(app, aio_args, 20)
+    await lives.live(app, aio_args, 60)
     assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
     assert beside_it[0]
     assert beside_it[-1] == set()
@@ -279,7 +279,7 @@ async def test_one_that_takes_long_alone_is_not_blamed_for_the_next(
         handled.append(value)
 
     await produce(aio_args, "t", [b"1", POISON])
-    await lives.live(app, aio_args, 20)
+    await lives.live(app, aio_args, 60)
     assert [record.value for record in await stored(aio_args, "dead")] == [POISON]
     assert handled == [b"1"]
 
